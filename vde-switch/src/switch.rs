@@ -1,0 +1,258 @@
+//! The switch: one frame in, one verdict out.
+//!
+//! # Theory of operation
+//! [`Switch::forward`] is the whole way of a frame: form ([`crate::parse`]), speaker, policy,
+//! link-local addresses, neighbour queries, limits, destination. Members' stations come from the
+//! roster by [`Switch::set_port`], so a unicast destination is one table lookup; only ports with
+//! [`Learning::On`] are learned from and flooded with unknown destinations.
+//!
+//! An uplink leads to another member, and the uplinks form a full mesh or a star around the
+//! gateway, so a frame from one never leaves by another (split horizon). The gateway hands group
+//! frames on between members who have no tunnel; that is decided outside, over
+//! [`Switch::uplinks`]. At the receiving end such a frame comes in by the gateway's uplink
+//! ([`HandsOn::Yes`]) and is judged by the rules, and counted against the limits, of the member
+//! whose MAC address it bears; a station's own frame that comes back is dropped by name.
+//!
+//! # Limits
+//! [`PORTS_MAX`] ports, [`STATIONS_MAX`] stations each; the limits of [`crate::fdb`],
+//! [`crate::flood`] and [`crate::link_local`]. Left out: VLANs and spanning trees (one switch
+//! serves one segment, which has no loops), bandwidth limits, queues.
+
+use crate::counters::{Counters, PortCounters};
+use crate::fdb::Fdb;
+use crate::flood::{ANSWER_RATE, Bucket, GROUP_RATE};
+use crate::frame::Frame;
+use crate::link_local::LinkLocals;
+use crate::mac::MacAddr;
+use crate::neighbour::{Answer, Neighbours};
+use crate::policy::Policy;
+use crate::port::{
+    HandsOn, Learning, PORTS_MAX, PortConfig, PortError, PortId, PortKind, STATIONS_MAX,
+};
+use crate::station::{Segment, Station};
+use crate::time::Instant;
+use crate::verdict::{FloodTo, Verdict};
+
+mod way;
+
+use way::Way;
+
+/// One segment's switch.
+#[derive(Clone, Debug)]
+pub struct Switch {
+    segment: Segment,
+    /// By [`PortId`].
+    ports: Vec<Option<Port>>,
+    fdb: Fdb,
+    neighbours: Neighbours,
+    link_locals: LinkLocals,
+    counters: Counters,
+}
+
+#[derive(Clone, Debug)]
+struct Port {
+    kind: PortKind,
+    learning: Learning,
+    hands_on: HandsOn,
+    policy: Policy,
+    groups: Bucket,
+    answers: Bucket,
+    counters: PortCounters,
+}
+
+impl Switch {
+    /// Makes a switch without ports.
+    #[must_use]
+    pub fn new(segment: Segment) -> Self {
+        Self {
+            segment,
+            ports: Vec::new(),
+            fdb: Fdb::default(),
+            neighbours: Neighbours::default(),
+            link_locals: LinkLocals::default(),
+            counters: Counters::default(),
+        }
+    }
+
+    /// Changes what all stations share, for all ports at once.
+    pub fn set_segment(&mut self, segment: Segment) {
+        self.segment = segment;
+        for port in self.ports.iter_mut().flatten() {
+            port.policy.set_segment(segment);
+        }
+    }
+
+    /// Plugs a port in, or changes it; its counters and limits go on.
+    ///
+    /// # Errors
+    /// A [`PortError`] if the number is too high or a station is no station or another port's.
+    pub fn set_port(&mut self, id: PortId, config: PortConfig) -> Result<(), PortError> {
+        self.check_config(id, &config)?;
+        let PortConfig { kind, stations, learning, hands_on } = config;
+        let old = self.unplug(id);
+        for station in old.iter().flat_map(|port| port.policy.stations()) {
+            if stations.iter().all(|kept| kept.mac != station.mac) {
+                self.link_locals.forget(station.mac);
+            }
+        }
+        for station in &stations {
+            self.fdb.fix(station.mac, id);
+            self.neighbours.insert(station, id);
+            self.link_locals.reserve(station.mac);
+        }
+        let policy = Policy::with_learning(&stations, self.segment, learning);
+        let port = match old {
+            Some(old) => Port { kind, learning, hands_on, policy, ..old },
+            None => Port {
+                kind,
+                learning,
+                hands_on,
+                policy,
+                groups: Bucket::new(GROUP_RATE),
+                answers: Bucket::new(ANSWER_RATE),
+                counters: PortCounters::default(),
+            },
+        };
+        let index = usize::from(id.0);
+        if self.ports.len() <= index {
+            self.ports.resize_with(index + 1, || None);
+        }
+        self.ports[index] = Some(port);
+        Ok(())
+    }
+
+    /// Unplugs a port and forgets its stations; one that is not there stays so.
+    pub fn remove_port(&mut self, id: PortId) {
+        for station in self.unplug(id).iter().flat_map(|port| port.policy.stations()) {
+            self.link_locals.forget(station.mac);
+        }
+    }
+
+    /// Judges a frame that came in by a port. This is the data path; `way` has its steps.
+    pub fn forward(&mut self, ingress: PortId, frame: Frame<'_>, now: Instant) -> Verdict {
+        let mut answer = Answer::EMPTY;
+        let verdict = match self.judge(ingress, &frame, &mut answer, now) {
+            Ok(Way::Forward(port)) => Verdict::Forward(port),
+            Ok(Way::Flood(to)) => Verdict::Flood(to),
+            Ok(Way::Answer) => Verdict::Answer(answer),
+            Err(reason) => Verdict::Drop(reason),
+        };
+        self.counters.count(&verdict);
+        if let Some(port) = self.port_mut(ingress) {
+            port.counters.count(&verdict, frame.bytes.len());
+        }
+        verdict
+    }
+
+    /// Returns the ports that a flooded frame is to leave by, uplinks not if it came by one.
+    pub fn flood_ports(
+        &self,
+        ingress: PortId,
+        to: FloodTo,
+    ) -> impl Iterator<Item = (PortId, PortKind)> {
+        let from_uplink = self.port(ingress).is_some_and(|port| port.kind == PortKind::Uplink);
+        self.numbered().filter_map(move |(id, port)| {
+            let wanted = to == FloodTo::All || port.learning == Learning::On;
+            let back = id == ingress || from_uplink && port.kind == PortKind::Uplink;
+            (wanted && !back).then_some((id, port.kind))
+        })
+    }
+
+    /// Returns all uplinks.
+    pub fn uplinks(&self) -> impl Iterator<Item = PortId> {
+        self.numbered().filter(|(_, port)| port.kind == PortKind::Uplink).map(|(id, _)| id)
+    }
+
+    /// Returns the port that a station is behind.
+    #[must_use]
+    pub fn station_port(&self, mac: MacAddr) -> Option<PortId> {
+        self.fdb.fixed(mac)
+    }
+
+    /// Returns the stations that may speak at a port; none if there is no such port.
+    #[must_use]
+    pub fn stations(&self, id: PortId) -> &[Station] {
+        self.port(id).map_or(&[], |port| port.policy.stations())
+    }
+
+    /// Returns the counters of all ports together.
+    #[must_use]
+    pub const fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    /// Returns the counters of one port.
+    #[must_use]
+    pub fn port_counters(&self, id: PortId) -> Option<PortCounters> {
+        self.port(id).map(|port| port.counters)
+    }
+}
+
+/// Upkeep of the tables.
+impl Switch {
+    fn port(&self, id: PortId) -> Option<&Port> {
+        self.ports.get(usize::from(id.0))?.as_ref()
+    }
+
+    fn port_mut(&mut self, id: PortId) -> Option<&mut Port> {
+        self.ports.get_mut(usize::from(id.0))?.as_mut()
+    }
+
+    fn numbered(&self) -> impl Iterator<Item = (PortId, &Port)> {
+        (0..).map(PortId).zip(&self.ports).filter_map(|(id, port)| Some((id, port.as_ref()?)))
+    }
+
+    fn unplug(&mut self, id: PortId) -> Option<Port> {
+        let port = self.ports.get_mut(usize::from(id.0))?.take()?;
+        for station in port.policy.stations() {
+            self.fdb.unfix(station.mac);
+            self.neighbours.remove(station);
+        }
+        if port.learning == Learning::On {
+            self.fdb.unlearn(id);
+        }
+        Some(port)
+    }
+
+    fn check_config(&self, id: PortId, config: &PortConfig) -> Result<(), PortError> {
+        if usize::from(id.0) >= PORTS_MAX {
+            return Err(PortError::Number(id));
+        }
+        if config.kind == PortKind::Uplink && config.learning == Learning::On {
+            return Err(PortError::LearningUplink);
+        }
+        if config.stations.len() > STATIONS_MAX {
+            return Err(PortError::Stations(config.stations.len()));
+        }
+        for (index, station) in config.stations.iter().enumerate() {
+            let earlier = &config.stations[..index];
+            let Station { mac, ipv4, ipv6 } = *station;
+            if !mac.is_station() {
+                return Err(PortError::NotAStation(mac));
+            }
+            let twice = earlier.iter().any(|other| other.mac == mac);
+            if let Some(port) = taken(id, twice, self.fdb.fixed(mac)) {
+                return Err(PortError::MacTaken(mac, port));
+            }
+            let twice = !ipv4.is_unspecified() && earlier.iter().any(|other| other.ipv4 == ipv4);
+            let holder = self.neighbours.ipv4(ipv4).map(|neighbour| neighbour.port);
+            if let Some(port) = taken(id, twice, holder) {
+                return Err(PortError::AddressTaken(ipv4.into(), port));
+            }
+            let twice = !ipv6.is_unspecified() && earlier.iter().any(|other| other.ipv6 == ipv6);
+            let holder = self.neighbours.ipv6(ipv6).map(|neighbour| neighbour.port);
+            if let Some(port) = taken(id, twice, holder) {
+                return Err(PortError::AddressTaken(ipv6.into(), port));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Returns the port that has an address already: this one, if named `twice`, or another.
+fn taken(id: PortId, twice: bool, holder: Option<PortId>) -> Option<PortId> {
+    if twice { Some(id) } else { holder.filter(|holder| *holder != id) }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,326 @@
+use std::time::Duration;
+
+use super::*;
+use crate::flood::GROUP_RATE as GROUPS;
+use crate::frames::{self, *};
+use crate::fuzz::{SEGMENT, STATION};
+use crate::link_local::eui64_mac;
+use crate::station::Broadcast;
+use crate::verdict::DropReason;
+use crate::vnet::VnetHdr;
+
+const GUEST: PortId = PortId(4);
+const PEER: PortId = PortId(9);
+const GW: PortId = PortId(0);
+const LAN: PortId = PortId(30);
+const NOW: Instant = Instant::from_nanos(1_000_000_000);
+
+fn bob() -> Station {
+    Station { mac: MacAddr(BOB), ipv4: BOB4, ipv6: BOB6 }
+}
+
+fn gateway() -> Station {
+    Station { mac: MacAddr(GATEWAY), ipv4: GATEWAY4, ipv6: GATEWAY6 }
+}
+
+fn port(kind: PortKind, stations: &[Station]) -> PortConfig {
+    let hands_on = HandsOn::No;
+    PortConfig { kind, stations: stations.to_vec(), learning: Learning::Off, hands_on }
+}
+
+/// Alice is a guest here, Bob another member, and there is the gateway.
+fn switch() -> Switch {
+    let mut switch = Switch::new(SEGMENT);
+    switch.set_port(GUEST, port(PortKind::Attachment, &[STATION])).unwrap();
+    switch.set_port(PEER, port(PortKind::Uplink, &[bob()])).unwrap();
+    let hands_on = HandsOn::Yes;
+    let config = PortConfig { hands_on, ..port(PortKind::Uplink, &[gateway()]) };
+    switch.set_port(GW, config).unwrap();
+    switch
+}
+
+fn send(switch: &mut Switch, ingress: PortId, bytes: &[u8]) -> Verdict {
+    switch.forward(ingress, Frame { hdr: VnetHdr::default(), bytes }, NOW)
+}
+
+/// The same frame as if Bob had sent it: his MAC address wherever Alice's was.
+fn as_bob(mut frame: Vec<u8>, ipv4: bool) -> Vec<u8> {
+    frame[6..12].copy_from_slice(&BOB);
+    let dst = if frame[0] & 1 == 0 { ALICE } else { BROADCAST };
+    frame[..6].copy_from_slice(&dst);
+    if ipv4 {
+        frame[26..30].copy_from_slice(&BOB4.octets());
+    }
+    frame
+}
+
+fn chat() -> Vec<u8> {
+    alice4(BOB4, TCP, &tcp(ACK, b"hello"))
+}
+
+fn beacon() -> Vec<u8> {
+    alice4(DIRECTED4, UDP, &udp(5353, 5353, b"here"))
+}
+
+use DropReason as No;
+use Verdict::{Drop, Flood, Forward};
+
+#[test]
+fn unicast_goes_where_the_roster_says_and_nowhere_else() {
+    let mut switch = switch();
+    assert_eq!(send(&mut switch, GUEST, &chat()), Forward(PEER));
+    assert_eq!(send(&mut switch, PEER, &as_bob(chat(), true)), Forward(GUEST));
+    assert_eq!(send(&mut switch, PEER, &chat()), Drop(No::ForeignMac));
+    assert_eq!(send(&mut switch, PortId(77), &chat()), Drop(No::NoSuchPort));
+    let mut frame = chat();
+    frame[..6].copy_from_slice(&ALICE);
+    assert_eq!(send(&mut switch, GUEST, &frame), Drop(No::Hairpin));
+    frame[5] = 0x99;
+    assert_eq!(send(&mut switch, GUEST, &frame), Drop(No::UnknownDestination));
+}
+
+#[test]
+fn a_frame_from_one_uplink_never_leaves_by_another() {
+    let mut switch = switch();
+    let mut frame = as_bob(chat(), true);
+    frame[..6].copy_from_slice(&GATEWAY);
+    assert_eq!(send(&mut switch, PEER, &frame), Drop(No::NotForUs));
+    assert_eq!(send(&mut switch, PEER, &as_bob(beacon(), true)), Flood(FloodTo::All));
+    let out: Vec<_> = switch.flood_ports(PEER, FloodTo::All).collect();
+    assert_eq!(out, [(GUEST, PortKind::Attachment)]);
+    let out: Vec<_> = switch.flood_ports(GUEST, FloodTo::All).map(|(id, _)| id).collect();
+    assert_eq!(out, [GW, PEER]);
+    assert_eq!(switch.uplinks().collect::<Vec<_>>(), [GW, PEER]);
+}
+
+#[test]
+fn the_gateway_hands_on_group_frames_only_and_only_honest_ones() {
+    let mut switch = switch();
+    let beacon_of_bob = as_bob(beacon(), true);
+    assert_eq!(send(&mut switch, GW, &beacon_of_bob), Flood(FloodTo::All));
+    assert_eq!(send(&mut switch, GW, &as_bob(chat(), true)), Drop(No::ForeignMac));
+    assert_eq!(send(&mut switch, GW, &as_bob(beacon(), false)), Drop(No::ForeignIpv4));
+    assert_eq!(send(&mut switch, GW, &beacon()), Drop(No::Reflected));
+    let mut unknown = beacon_of_bob.clone();
+    unknown[11] = 0x77;
+    assert_eq!(send(&mut switch, GW, &unknown), Drop(No::ForeignMac));
+    // An ordinary member does not hand on.
+    let beacon_of_gateway = {
+        let mut frame = beacon();
+        frame[6..12].copy_from_slice(&GATEWAY);
+        frame[26..30].copy_from_slice(&GATEWAY4.octets());
+        frame
+    };
+    assert_eq!(send(&mut switch, GW, &beacon_of_gateway), Flood(FloodTo::All));
+    assert_eq!(send(&mut switch, PEER, &beacon_of_gateway), Drop(No::ForeignMac));
+}
+
+#[test]
+fn what_is_handed_on_counts_against_the_member_who_sent_it() {
+    let mut switch = switch();
+    let flooded = (0..300).filter(|n| {
+        let ingress = if n % 2 == 0 { GW } else { PEER };
+        send(&mut switch, ingress, &as_bob(beacon(), true)) == Flood(FloodTo::All)
+    });
+    assert_eq!(flooded.count(), GROUPS.burst as usize);
+    assert_eq!(switch.counters().dropped(No::GroupRate), 100);
+    assert_eq!(send(&mut switch, GUEST, &beacon()), Flood(FloodTo::All));
+}
+
+#[test]
+fn a_super_frame_to_a_group_costs_what_it_stands_for() {
+    let mut switch = switch();
+    let bytes = alice4(DIRECTED4, UDP, &udp(1000, 2000, &[0; 51_200]));
+    let hdr = VnetHdr::parse(&frames::vnet(1, 5, 42, 512, 34, 6)).unwrap();
+    let frame = Frame { hdr, bytes: &bytes };
+    assert_eq!(switch.forward(GUEST, frame, NOW), Flood(FloodTo::All));
+    assert_eq!(switch.forward(GUEST, frame, NOW), Drop(No::GroupRate));
+}
+
+#[test]
+fn bad_offloads_end_at_the_switch() {
+    let mut switch = switch();
+    let bytes = alice4(BOB4, TCP, &tcp(ACK, &[0; 4000]));
+    let good = frames::vnet(1, 1, 54, 1448, 34, 16);
+    for (header, verdict) in [
+        (good, Forward(PEER)),
+        (frames::vnet(1, 1, 54, 1448, 35, 16), Drop(No::BadOffload)),
+        (frames::vnet(0, 1, 54, 1448, 0, 0), Drop(No::BadOffload)),
+        (frames::vnet(0, 0, 0, 0, 0, 0), Drop(No::TooLong)),
+    ] {
+        let hdr = VnetHdr::parse(&header).unwrap();
+        assert_eq!(switch.forward(GUEST, Frame { hdr, bytes: &bytes }, NOW), verdict);
+    }
+}
+
+#[test]
+fn arp_is_answered_at_the_port_from_the_roster() {
+    let mut switch = switch();
+    let ask = |spa, tpa| arp(ALICE, BROADCAST, 1, spa, tpa);
+    let Verdict::Answer(answer) = send(&mut switch, GUEST, &ask(ALICE4, BOB4)) else {
+        panic!("no answer")
+    };
+    assert_eq!(answer[..14], [&ALICE, &BOB, &[8, 6][..]].concat());
+    assert_eq!(answer[20..32], [&[0, 2], &BOB[..], &BOB4.octets()].concat());
+    assert!(matches!(send(&mut switch, GUEST, &padded(ask(ALICE4, GATEWAY4))), Verdict::Answer(_)));
+    // A probe finds that Bob has the address; nobody contests one's own.
+    assert!(matches!(send(&mut switch, GUEST, &ask(ZERO4, BOB4)), Verdict::Answer(_)));
+    assert_eq!(send(&mut switch, GUEST, &ask(ZERO4, ALICE4)), Drop(No::OwnAddress));
+    assert_eq!(send(&mut switch, GUEST, &ask(ALICE4, ALICE4)), Drop(No::OwnAddress));
+    assert_eq!(send(&mut switch, GUEST, &ask(ALICE4, NOBODY4)), Drop(No::NoSuchStation));
+    let reply = arp(ALICE, BOB, 2, ALICE4, BOB4);
+    assert_eq!(send(&mut switch, GUEST, &reply), Drop(No::Unsolicited));
+    let foreign = arp(BOB, BROADCAST, 1, BOB4, ALICE4);
+    assert_eq!(send(&mut switch, PEER, &foreign), Drop(No::NeighbourOnUplink));
+}
+
+#[test]
+fn solicitations_are_answered_at_the_port_from_the_roster() {
+    let mut switch = switch();
+    let Verdict::Answer(answer) = send(&mut switch, GUEST, &solicitation(ALICE6, BOB6)) else {
+        panic!("no answer")
+    };
+    assert_eq!(answer[62..78], BOB6.octets());
+    assert_eq!(answer[80..86], BOB);
+    assert!(matches!(send(&mut switch, GUEST, &solicitation(ZERO6, BOB6)), Verdict::Answer(_)));
+    assert_eq!(send(&mut switch, GUEST, &solicitation(ZERO6, ALICE6)), Drop(No::OwnAddress));
+    assert_eq!(send(&mut switch, GUEST, &solicitation(ALICE6, NOBODY6)), Drop(No::NoSuchStation));
+    let announcement = frames::advertisement(ALICE6, ALL_NODES, ALICE6);
+    assert_eq!(send(&mut switch, GUEST, &announcement), Drop(No::Unsolicited));
+}
+
+#[test]
+fn answers_are_limited() {
+    let mut switch = switch();
+    let ask = arp(ALICE, BROADCAST, 1, ALICE4, BOB4);
+    let answered = (0..500).filter(|_| send(&mut switch, GUEST, &ask) != Drop(No::AnswerRate));
+    assert_eq!(answered.count(), ANSWER_RATE.burst as usize);
+    let later = NOW + Duration::from_millis(20);
+    let frame = Frame { hdr: VnetHdr::default(), bytes: &ask };
+    assert!(matches!(switch.forward(GUEST, frame, later), Verdict::Answer(_)));
+}
+
+/// Bob's solicitation or advertisement, options included.
+fn nd_of_bob(frame: &[u8]) -> Vec<u8> {
+    let mut frame = frame.to_vec();
+    frame[6..12].copy_from_slice(&BOB);
+    if frame.len() == 86 {
+        frame[80..86].copy_from_slice(&BOB);
+    }
+    frame
+}
+
+#[test]
+fn link_local_addresses_belong_to_the_first_comer() {
+    let mut switch = switch();
+    // Alice finds her address free, and has it from then on.
+    let probe = solicitation(ZERO6, ALICE_LINK);
+    assert_eq!(send(&mut switch, GUEST, &probe), Flood(FloodTo::All));
+    assert_eq!(send(&mut switch, GUEST, &probe), Drop(No::OwnAddress));
+    let denial = nd_of_bob(&frames::advertisement(ALICE_LINK, ALL_NODES, ALICE_LINK));
+    assert_eq!(send(&mut switch, PEER, &denial), Drop(No::LinkLocalTaken));
+    let stolen = nd_of_bob(&alice6_from(ALICE_LINK, ALL_NODES, UDP, &udp(1, 2, b"x")));
+    assert_eq!(send(&mut switch, PEER, &stolen), Drop(No::LinkLocalTaken));
+    // Bob speaks from an address of his own; Alice's question for it is answered at once.
+    let hello = nd_of_bob(&alice6_from(BOB_LINK, ALL_NODES, UDP, &udp(1, 2, b"x")));
+    assert_eq!(send(&mut switch, PEER, &hello), Flood(FloodTo::All));
+    let ask = solicitation(ALICE_LINK, BOB_LINK);
+    assert!(matches!(send(&mut switch, GUEST, &ask), Verdict::Answer(_)));
+    // Bob's question for Alice's is hers to answer.
+    let ask = nd_of_bob(&solicitation(BOB_LINK, ALICE_LINK));
+    assert_eq!(send(&mut switch, PEER, &ask), Flood(FloodTo::All));
+    let reply = frames::advertisement(ALICE_LINK, BOB_LINK, ALICE_LINK);
+    assert_eq!(send(&mut switch, GUEST, &reply), Forward(PEER));
+    // What is formed from a station's MAC address is nobody else's, spoken from or not.
+    let formed = "fe80::ff:fe00:a".parse().unwrap();
+    assert_eq!(eui64_mac(formed), Some(MacAddr(ALICE)));
+    let squat = nd_of_bob(&alice6_from(formed, ALL_NODES, UDP, &udp(1, 2, b"x")));
+    assert_eq!(send(&mut switch, PEER, &squat), Drop(No::LinkLocalTaken));
+    switch.remove_port(GUEST);
+    assert_eq!(send(&mut switch, PEER, &stolen), Flood(FloodTo::All));
+}
+
+#[test]
+fn with_broadcast_off_neighbours_are_still_found() {
+    let mut switch = switch();
+    switch.set_segment(Segment { broadcast: Broadcast::Off, ..SEGMENT });
+    assert_eq!(send(&mut switch, GUEST, &beacon()), Drop(No::BroadcastOff));
+    assert_eq!(send(&mut switch, GUEST, &solicitation(ALICE_LINK, BOB_LINK)), Flood(FloodTo::All));
+    assert_eq!(send(&mut switch, GUEST, &chat()), Forward(PEER));
+    let ask = arp(ALICE, BROADCAST, 1, ALICE4, BOB4);
+    assert!(matches!(send(&mut switch, GUEST, &ask), Verdict::Answer(_)));
+}
+
+#[test]
+fn a_bridged_lan_is_learned_but_takes_nobodys_place() {
+    let mut switch = switch();
+    let config = PortConfig { learning: Learning::On, ..port(PortKind::Attachment, &[]) };
+    switch.set_port(LAN, config).unwrap();
+    const PRINTER: frames::Mac = [0, 0x1b, 0x44, 1, 2, 3];
+    let of_printer = |mut frame: Vec<u8>, ipv4: std::net::Ipv4Addr| {
+        frame[..6].copy_from_slice(&ALICE);
+        frame[6..12].copy_from_slice(&PRINTER);
+        frame[26..30].copy_from_slice(&ipv4.octets());
+        frame
+    };
+    // Not heard yet: whoever asks for it, asks the LAN, and the LAN alone.
+    let ask = arp(ALICE, BROADCAST, 1, ALICE4, NOBODY4);
+    assert_eq!(send(&mut switch, GUEST, &ask), Flood(FloodTo::Learning));
+    let out: Vec<_> = switch.flood_ports(GUEST, FloodTo::Learning).collect();
+    assert_eq!(out, [(LAN, PortKind::Attachment)]);
+    let reply = arp(PRINTER, ALICE, 2, NOBODY4, ALICE4);
+    assert_eq!(send(&mut switch, LAN, &reply), Forward(GUEST));
+    let mut to_printer = chat();
+    to_printer[..6].copy_from_slice(&PRINTER);
+    assert_eq!(send(&mut switch, GUEST, &to_printer), Forward(LAN));
+    // It may speak for itself only.
+    assert_eq!(send(&mut switch, LAN, &of_printer(chat(), NOBODY4)), Forward(GUEST));
+    assert_eq!(send(&mut switch, LAN, &of_printer(chat(), BOB4)), Drop(No::ForeignIpv4));
+    assert_eq!(send(&mut switch, LAN, &as_bob(chat(), true)), Drop(No::ForeignMac));
+    let spoofed = arp(PRINTER, ALICE, 2, BOB4, ALICE4);
+    assert_eq!(send(&mut switch, LAN, &spoofed), Drop(No::SpoofedArp));
+    // Aged or unplugged, it is a stranger again.
+    switch.remove_port(LAN);
+    assert_eq!(send(&mut switch, GUEST, &to_printer), Drop(No::UnknownDestination));
+}
+
+#[test]
+fn ports_with_conflicts_are_refused_and_change_nothing() {
+    let mut switch = switch();
+    let before = format!("{:?}", switch.stations(GUEST));
+    let mut refuse = |id, stations: &[Station], error| {
+        let result = switch.set_port(id, port(PortKind::Uplink, stations));
+        assert_eq!(result, Err(error));
+    };
+    let other = Station { mac: MacAddr([2; 6]), ipv4: NOBODY4, ipv6: NOBODY6 };
+    refuse(PortId(1024), &[], PortError::Number(PortId(1024)));
+    refuse(PortId(1), &[STATION], PortError::MacTaken(STATION.mac, GUEST));
+    refuse(PortId(1), &[other, other], PortError::MacTaken(other.mac, PortId(1)));
+    let group = Station { mac: MacAddr::BROADCAST, ..other };
+    refuse(GUEST, &[group], PortError::NotAStation(MacAddr::BROADCAST));
+    let same4 = Station { ipv4: BOB4, ..other };
+    refuse(GUEST, &[same4], PortError::AddressTaken(BOB4.into(), PEER));
+    let same6 = Station { ipv6: BOB6, ..other };
+    refuse(GUEST, &[same6], PortError::AddressTaken(BOB6.into(), PEER));
+    refuse(GUEST, &[other; STATIONS_MAX + 1], PortError::Stations(STATIONS_MAX + 1));
+    let learning = PortConfig { learning: Learning::On, ..port(PortKind::Uplink, &[bob()]) };
+    assert_eq!(switch.set_port(PEER, learning), Err(PortError::LearningUplink));
+    assert_eq!(format!("{:?}", switch.stations(GUEST)), before);
+    assert_eq!(send(&mut switch, GUEST, &chat()), Forward(PEER));
+}
+
+#[test]
+fn a_port_that_is_set_again_keeps_its_counters_limits_and_claims() {
+    let mut switch = switch();
+    while send(&mut switch, GUEST, &beacon()) == Flood(FloodTo::All) {}
+    let hello = alice6_from(ALICE_LINK, BOB6, UDP, &udp(1, 2, b"x"));
+    assert_eq!(send(&mut switch, GUEST, &hello), Forward(PEER));
+    let before = switch.port_counters(GUEST);
+    switch.set_port(GUEST, port(PortKind::Attachment, &[STATION])).unwrap();
+    assert_eq!(switch.port_counters(GUEST), before);
+    assert_eq!(send(&mut switch, GUEST, &beacon()), Drop(No::GroupRate));
+    let stolen = nd_of_bob(&alice6_from(ALICE_LINK, ALL_NODES, UDP, &udp(1, 2, b"x")));
+    assert_eq!(send(&mut switch, PEER, &stolen), Drop(No::LinkLocalTaken));
+    switch.remove_port(GUEST);
+    assert_eq!(send(&mut switch, GUEST, &chat()), Drop(No::NoSuchPort));
+}

@@ -1,0 +1,302 @@
+//! The way of a frame through the switch, in order: `judge` first, then what it calls.
+
+use std::net::Ipv6Addr;
+
+use super::{Port, Switch};
+use crate::flood::Bucket;
+use crate::frame::Frame;
+use crate::link_local::eui64_mac;
+use crate::mac::MacAddr;
+use crate::neighbour::{Answer, advertisement, arp_reply};
+use crate::parse::{Arp, ArpOp, Body, Ipv6, Nd, Packet, Parsed, is_link_local};
+use crate::policy::form;
+use crate::port::{HandsOn, Learning, PortId, PortKind};
+use crate::station::Broadcast;
+use crate::time::Instant;
+use crate::verdict::{DropReason, FloodTo};
+
+/// What becomes of an admitted frame; an answer's bytes lie apart, so that this is cheap to hand up.
+#[derive(Clone, Copy)]
+pub(super) enum Way {
+    Forward(PortId),
+    Flood(FloodTo),
+    Answer,
+}
+
+impl Switch {
+    pub(super) fn judge(
+        &mut self,
+        ingress: PortId,
+        frame: &Frame<'_>,
+        answer: &mut Answer,
+        now: Instant,
+    ) -> Result<Way, DropReason> {
+        let port = self.port(ingress).ok_or(DropReason::NoSuchPort)?;
+        let (kind, learning) = (port.kind, port.learning);
+        let form = form(frame, self.segment.mtu); // borrowed below: moving it out would cost more
+        let parsed = form.as_ref().map_err(|reason| *reason)?;
+        let speaker = self.speaker(ingress, port, parsed)?;
+        self.port(speaker).ok_or(DropReason::NoSuchPort)?.policy.admit(parsed)?;
+        if learning == Learning::On {
+            self.admit_stranger(ingress, parsed, now)?;
+        }
+        match &parsed.packet {
+            Packet::Ipv4(_) => {}
+            Packet::Arp(message) => {
+                if kind == PortKind::Uplink {
+                    return Err(DropReason::NeighbourOnUplink);
+                }
+                if let Some(way) = self.arp(ingress, learning, parsed.src, message, answer, now)? {
+                    return Ok(way);
+                }
+            }
+            Packet::Ipv6(packet) => {
+                self.claim_link_locals(parsed.src, packet, now)?;
+                if let Body::Nd(nd) = packet.body
+                    && let Some(way) = self.nd(ingress, parsed.src, packet, nd, answer, now)?
+                {
+                    return Ok(way);
+                }
+            }
+        }
+        if parsed.dst.is_group() {
+            self.flood(speaker, frame, parsed, now)
+        } else {
+            self.unicast(ingress, kind, frame, parsed.dst, now)
+        }
+    }
+
+    /// Returns the port whose rules the frame is under: the ingress port, or, for a group frame
+    /// that the gateway hands on, that of the member who sent it.
+    fn speaker(&self, id: PortId, port: &Port, parsed: &Parsed) -> Result<PortId, DropReason> {
+        let hands_on = port.hands_on == HandsOn::Yes && port.kind == PortKind::Uplink;
+        if !hands_on || !parsed.dst.is_group() || port.policy.station(parsed.src).is_some() {
+            return Ok(id);
+        }
+        let Some(owner) = self.fdb.fixed(parsed.src) else { return Ok(id) };
+        match self.port(owner).map(|port| port.kind) {
+            Some(PortKind::Attachment) => Err(DropReason::Reflected),
+            Some(PortKind::Uplink) | None => Ok(owner),
+        }
+    }
+
+    /// Sees to it that who is no station of a learning port takes no station's place, and learns
+    /// where he is.
+    fn admit_stranger(
+        &mut self,
+        ingress: PortId,
+        parsed: &Parsed,
+        now: Instant,
+    ) -> Result<(), DropReason> {
+        match self.fdb.fixed(parsed.src) {
+            Some(port) if port == ingress => return Ok(()),
+            Some(_) => return Err(DropReason::ForeignMac),
+            None => {}
+        }
+        match &parsed.packet {
+            Packet::Arp(message) if self.neighbours.ipv4(message.sender).is_some() => {
+                return Err(DropReason::SpoofedArp);
+            }
+            Packet::Ipv4(packet) if self.neighbours.ipv4(packet.src).is_some() => {
+                return Err(DropReason::ForeignIpv4);
+            }
+            Packet::Ipv6(packet) if self.neighbours.ipv6(packet.src).is_some() => {
+                return Err(DropReason::ForeignIpv6);
+            }
+            Packet::Arp(_) | Packet::Ipv4(_) | Packet::Ipv6(_) => {}
+        }
+        if let Packet::Ipv6(Ipv6 { body: Body::Nd(Nd::Advertisement(target)), .. }) = parsed.packet
+            && self.neighbours.ipv6(target).is_some()
+        {
+            return Err(DropReason::SpoofedNd);
+        }
+        self.fdb.learn(parsed.src, ingress, now);
+        Ok(())
+    }
+
+    /// Takes the link-local addresses that a packet speaks for, or refuses it.
+    fn claim_link_locals(
+        &mut self,
+        src: MacAddr,
+        packet: &Ipv6,
+        now: Instant,
+    ) -> Result<(), DropReason> {
+        if is_link_local(packet.src) {
+            self.claim_link_local(packet.src, src, now)?;
+        }
+        match packet.body {
+            Body::Nd(Nd::Advertisement(target)) if is_link_local(target) => {
+                self.claim_link_local(target, src, now)
+            }
+            Body::Nd(_) | Body::L4(_) => Ok(()),
+        }
+    }
+
+    fn claim_link_local(
+        &mut self,
+        address: Ipv6Addr,
+        src: MacAddr,
+        now: Instant,
+    ) -> Result<(), DropReason> {
+        if self.link_local_owner(address).is_some_and(|owner| owner != src) {
+            return Err(DropReason::LinkLocalTaken);
+        }
+        if self.fdb.fixed(src).is_none() {
+            return Ok(()); // strangers of a bridged LAN come first nowhere
+        }
+        self.link_locals.claim(address, src, now)
+    }
+
+    /// Returns the station that claimed the address, or whose MAC address it is made from.
+    fn link_local_owner(&self, address: Ipv6Addr) -> Option<MacAddr> {
+        self.link_locals
+            .owner(address)
+            .or_else(|| eui64_mac(address).filter(|mac| self.fdb.fixed(*mac).is_some()))
+    }
+
+    /// Answers an ARP request; `None` is left to the forwarding of a bridged LAN's replies.
+    fn arp(
+        &mut self,
+        ingress: PortId,
+        learning: Learning,
+        src: MacAddr,
+        message: &Arp,
+        answer: &mut Answer,
+        now: Instant,
+    ) -> Result<Option<Way>, DropReason> {
+        let gratuitous = message.sender == message.target;
+        match message.op {
+            ArpOp::Reply if learning == Learning::On && !gratuitous => return Ok(None),
+            ArpOp::Reply => return Err(DropReason::Unsolicited),
+            ArpOp::Request => {}
+        }
+        let Some(target) = self.neighbours.ipv4(message.target) else {
+            if gratuitous {
+                return Err(DropReason::Unsolicited);
+            }
+            return self.ask_strangers(ingress, now).map(Some);
+        };
+        if target.port == ingress {
+            return Err(DropReason::OwnAddress);
+        }
+        self.spend(ingress, now, DropReason::AnswerRate, |port| (&mut port.answers, 1))?;
+        *answer = arp_reply(src, message.sender, target.mac, message.target);
+        Ok(Some(Way::Answer))
+    }
+
+    /// Answers a solicitation; `None` is left to forwarding: link-local addresses are the
+    /// stations' own business.
+    fn nd(
+        &mut self,
+        ingress: PortId,
+        src: MacAddr,
+        packet: &Ipv6,
+        nd: Nd,
+        answer: &mut Answer,
+        now: Instant,
+    ) -> Result<Option<Way>, DropReason> {
+        let (kind, learning) = match self.port(ingress) {
+            Some(port) => (port.kind, port.learning),
+            None => return Err(DropReason::NoSuchPort),
+        };
+        let target = match nd {
+            Nd::Advertisement(target) => {
+                let stranger = learning == Learning::On && !packet.dst.is_multicast();
+                return if is_link_local(target) || stranger {
+                    Ok(None)
+                } else {
+                    Err(DropReason::Unsolicited)
+                };
+            }
+            Nd::Solicitation(target) => target,
+        };
+        let link_local = is_link_local(target);
+        let probe = packet.src.is_unspecified();
+        if link_local && probe && self.link_local_owner(target).is_none() {
+            self.claim_link_local(target, src, now)?;
+            return Ok(None);
+        }
+        if kind == PortKind::Uplink {
+            return if link_local { Ok(None) } else { Err(DropReason::NeighbourOnUplink) };
+        }
+        let known = if link_local {
+            let owner = self.link_locals.owner(target);
+            owner.and_then(|mac| Some((mac, self.fdb.fixed(mac)?)))
+        } else {
+            self.neighbours.ipv6(target).map(|neighbour| (neighbour.mac, neighbour.port))
+        };
+        match known {
+            Some((_, port)) if port == ingress => Err(DropReason::OwnAddress),
+            Some((mac, _)) => {
+                self.spend(ingress, now, DropReason::AnswerRate, |port| (&mut port.answers, 1))?;
+                *answer = advertisement(src, packet.src, mac, target);
+                Ok(Some(Way::Answer))
+            }
+            None if link_local => Ok(None),
+            None => self.ask_strangers(ingress, now).map(Some),
+        }
+    }
+
+    /// Asks bridged LANs for an address that no station has.
+    fn ask_strangers(&mut self, ingress: PortId, now: Instant) -> Result<Way, DropReason> {
+        if self.flood_ports(ingress, FloodTo::Learning).next().is_none() {
+            return Err(DropReason::NoSuchStation);
+        }
+        self.spend(ingress, now, DropReason::GroupRate, |port| (&mut port.groups, 1))?;
+        Ok(Way::Flood(FloodTo::Learning))
+    }
+
+    fn flood(
+        &mut self,
+        speaker: PortId,
+        frame: &Frame<'_>,
+        parsed: &Parsed,
+        now: Instant,
+    ) -> Result<Way, DropReason> {
+        let nd = matches!(parsed.packet, Packet::Ipv6(Ipv6 { body: Body::Nd(_), .. }));
+        if self.segment.broadcast == Broadcast::Off && !nd {
+            return Err(DropReason::BroadcastOff);
+        }
+        let count = frame.hdr.segment_count(frame.bytes);
+        self.spend(speaker, now, DropReason::GroupRate, |port| (&mut port.groups, count))?;
+        Ok(Way::Flood(FloodTo::All))
+    }
+
+    fn unicast(
+        &mut self,
+        ingress: PortId,
+        kind: PortKind,
+        frame: &Frame<'_>,
+        dst: MacAddr,
+        now: Instant,
+    ) -> Result<Way, DropReason> {
+        let Some(egress) = self.fdb.lookup(dst, now) else {
+            if self.flood_ports(ingress, FloodTo::Learning).next().is_none() {
+                return Err(DropReason::UnknownDestination);
+            }
+            let count = frame.hdr.segment_count(frame.bytes);
+            self.spend(ingress, now, DropReason::GroupRate, |port| (&mut port.groups, count))?;
+            return Ok(Way::Flood(FloodTo::Learning));
+        };
+        if egress == ingress {
+            return Err(DropReason::Hairpin);
+        }
+        if kind == PortKind::Uplink
+            && self.port(egress).is_some_and(|port| port.kind == PortKind::Uplink)
+        {
+            return Err(DropReason::NotForUs);
+        }
+        Ok(Way::Forward(egress))
+    }
+
+    fn spend(
+        &mut self,
+        id: PortId,
+        now: Instant,
+        reason: DropReason,
+        bucket: impl FnOnce(&mut Port) -> (&mut Bucket, u32),
+    ) -> Result<(), DropReason> {
+        let (bucket, count) = bucket(self.port_mut(id).ok_or(DropReason::NoSuchPort)?);
+        if bucket.take(count, now) { Ok(()) } else { Err(reason) }
+    }
+}
