@@ -1,0 +1,386 @@
+//! The seller's side of an order, and what both sides tell their data planes.
+//!
+//! # Theory of operation
+//! A [`Membership`] is made from a ticket. It writes the [`JoinRequest`], verifies everything that
+//! comes back against the ticket (buyer, order), the host (seller key, data-plane key) and its own
+//! question (nonce), keeps the [`RosterView`], and turns each change into [`Command`]s.
+//! The gateway's own data plane is told by a [`GatewayPlane`] from the registry. Both compare what
+//! should be known with what was told, so nothing is said twice and nobody is forgotten.
+//!
+//! Addresses from the roster are hearsay and pass the user's [`DialRules`]; the gateway's come with
+//! the ticket. Under `--only-buyer` no other member is dialled: what is for them goes to the gateway.
+//!
+//! # Limits
+//! One membership, one slot. A grant's end is known ([`Membership::expires_at`]) but not yet acted
+//! on; a new grant is asked for at half-life.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use vde_switch::station::{Segment, Station};
+use vde_switch::time::Instant;
+
+use crate::control::{AddressTrust, Command, Member, Slot};
+use crate::dial::DialRules;
+use crate::envelope::{EnvelopeError, Signed};
+use crate::grant::{Expected, Grant, GrantError};
+use crate::identity::NodeId;
+use crate::messages::{JOIN_VERSION, JoinRequest, ToGateway, ToMember, Welcome};
+use crate::order::{Config, ConfigError, OrderId};
+use crate::registry::Registry;
+use crate::roster::{RosterError, RosterView};
+use crate::ticket::Ticket;
+
+/// What a data plane was told.
+#[derive(Debug, Default)]
+struct Told {
+    segment: Option<Segment>,
+    members: BTreeMap<Slot, Member>,
+}
+
+impl Told {
+    /// Says what leads from what was told to what should be known.
+    fn tell(&mut self, segment: Segment, members: BTreeMap<Slot, Member>) -> Vec<Command> {
+        let mut commands = Vec::new();
+        if self.segment != Some(segment) {
+            commands.push(Command::SetSegment(segment));
+        }
+        let gone = self.members.keys().filter(|slot| !members.contains_key(slot));
+        commands.extend(gone.map(|slot| Command::RemoveMember(*slot)));
+        for (slot, member) in &members {
+            if self.members.get(slot) != Some(member) {
+                commands.push(Command::SetMember(member.clone()));
+            }
+        }
+        let gateway = members.get(&Slot::GATEWAY);
+        if gateway.is_some() && gateway != self.members.get(&Slot::GATEWAY) {
+            commands.push(Command::Connect(Slot::GATEWAY));
+        }
+        *self = Self { segment: Some(segment), members };
+        commands
+    }
+}
+
+/// Who a seller's host is, and what its user allows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SellerHost {
+    /// The host's node key, public half.
+    pub seller: NodeId,
+    /// X25519 public key of this lease's data plane.
+    pub data_key: [u8; 32],
+    /// Whether it speaks to the buyer's address alone.
+    pub only_buyer: bool,
+    /// What others' addresses may do.
+    pub rules: DialRules,
+    /// The ticket's addresses, names looked up.
+    pub gateway: Vec<SocketAddr>,
+}
+
+/// What the buyer granted.
+#[derive(Debug)]
+struct Granted {
+    config: Config,
+    grant: Grant,
+    asked_at: Instant,
+}
+
+/// One slot of one order, as its seller knows it.
+#[derive(Debug)]
+pub struct Membership {
+    ticket: Ticket,
+    order: OrderId,
+    host: SellerHost,
+    view: RosterView,
+    granted: Option<Granted>,
+    asked: Option<([u8; 16], Instant)>,
+    told: Told,
+}
+
+impl Membership {
+    /// Knows the ticket and the host, nothing else.
+    #[must_use]
+    pub fn new(ticket: Ticket, host: SellerHost) -> Self {
+        let (order, buyer) = (ticket.order(), ticket.buyer());
+        let view = RosterView::new(order, buyer);
+        Self { ticket, order, host, view, granted: None, asked: None, told: Told::default() }
+    }
+
+    /// Writes the join request; the same again after a connection was lost, with a fresh nonce.
+    #[must_use]
+    pub fn request(&mut self, nonce: [u8; 16], now: Instant) -> JoinRequest {
+        self.asked = Some((nonce, now));
+        JoinRequest {
+            version: JOIN_VERSION,
+            order: self.order,
+            ticket: self.ticket.envelope().to_vec(),
+            data_key: self.host.data_key,
+            nonce,
+            only_buyer: self.host.only_buyer,
+        }
+    }
+
+    /// Takes the gateway's welcome: the segment, everyone in it, and the tunnel to the gateway.
+    ///
+    /// # Errors
+    /// [`MembershipError`], the first thing in it that cannot be believed; nothing changed then.
+    pub fn handle_welcome(&mut self, welcome: &Welcome) -> Result<Vec<Command>, MembershipError> {
+        let config = self.check_config(&welcome.config)?;
+        let (grant, asked_at) = self.check_grant(&welcome.grant, &config)?;
+        let mut view = RosterView::new(self.order, self.ticket.buyer());
+        view.apply(&welcome.roster)?;
+        let own = view.entries().get(&grant.slot);
+        if own.is_none_or(|own| own.grant.data_key != grant.data_key) {
+            return Err(MembershipError::Missing);
+        }
+        if view.config_version() != config.version {
+            return Err(MembershipError::Config(config.version));
+        }
+        self.view = view;
+        self.asked = None;
+        self.granted = Some(Granted { config, grant, asked_at });
+        Ok(self.tell())
+    }
+
+    /// Takes a message of the member stream.
+    ///
+    /// # Errors
+    /// [`MembershipError::Evicted`] if that is what it says, otherwise what cannot be believed:
+    /// close the stream and join again.
+    pub fn handle_message(&mut self, message: ToMember) -> Result<Vec<Command>, MembershipError> {
+        match message {
+            ToMember::Roster(bytes) => {
+                self.view.apply(&bytes)?;
+                let known = self.granted.as_ref().map(|granted| granted.config.version);
+                if known.is_none_or(|known| known < self.view.config_version()) {
+                    return Err(MembershipError::Config(self.view.config_version()));
+                }
+            }
+            ToMember::Grant(bytes) => {
+                let Some(granted) = &self.granted else { return Err(MembershipError::Missing) };
+                let (grant, asked_at) = self.check_grant(&bytes, &granted.config)?;
+                if grant.station != granted.grant.station || grant.slot != granted.grant.slot {
+                    return Err(MembershipError::Moved);
+                }
+                self.asked = None;
+                let config = granted.config.clone();
+                self.granted = Some(Granted { config, grant, asked_at });
+            }
+            ToMember::Config(bytes) => {
+                let config = self.check_config(&bytes)?;
+                let Some(granted) = &mut self.granted else { return Err(MembershipError::Missing) };
+                if config.version < granted.config.version {
+                    return Err(MembershipError::Config(config.version));
+                }
+                let Segment { ipv4, ipv6, .. } = granted.config.segment;
+                if (config.segment.ipv4, config.segment.ipv6) != (ipv4, ipv6) {
+                    return Err(MembershipError::Moved);
+                }
+                granted.config = config;
+            }
+            ToMember::Evicted => return Err(MembershipError::Evicted),
+        }
+        Ok(self.tell())
+    }
+
+    /// Writes the first message of a member stream. `candidates` are this host's own, which stay
+    /// unsaid under `--only-buyer`. `None` before the welcome.
+    #[must_use]
+    pub fn hello(&self, candidates: Vec<SocketAddr>) -> Option<ToGateway> {
+        let slot = self.granted.as_ref()?.grant.slot;
+        let candidates = if self.host.only_buyer { Vec::new() } else { candidates };
+        Some(ToGateway::Hello { slot, roster_version: self.view.version()?, candidates })
+    }
+
+    /// Returns when a new grant is to be asked for: half-life after the last question.
+    #[must_use]
+    pub fn renew_at(&self) -> Option<Instant> {
+        let granted = self.granted.as_ref()?;
+        let asked_at = self.asked.map_or(granted.asked_at, |(_, at)| at);
+        Some(asked_at + Duration::from_secs(granted.grant.life_s.into()) / 2)
+    }
+
+    /// Asks for a new grant.
+    #[must_use]
+    pub const fn renew(&mut self, nonce: [u8; 16], now: Instant) -> ToGateway {
+        self.asked = Some((nonce, now));
+        ToGateway::Renew { nonce }
+    }
+
+    /// Returns when the present grant ends.
+    #[must_use]
+    pub fn expires_at(&self) -> Option<Instant> {
+        let granted = self.granted.as_ref()?;
+        Some(granted.asked_at + Duration::from_secs(granted.grant.life_s.into()))
+    }
+
+    /// Returns the ticket it was made from.
+    #[must_use]
+    pub const fn ticket(&self) -> &Ticket {
+        &self.ticket
+    }
+
+    /// Returns the order.
+    #[must_use]
+    pub const fn order(&self) -> OrderId {
+        self.order
+    }
+
+    /// Returns the order's config, `None` before the welcome.
+    #[must_use]
+    pub fn config(&self) -> Option<&Config> {
+        Some(&self.granted.as_ref()?.config)
+    }
+
+    /// Returns this slot's grant, `None` before the welcome.
+    #[must_use]
+    pub fn grant(&self) -> Option<&Grant> {
+        Some(&self.granted.as_ref()?.grant)
+    }
+
+    /// Returns everyone in the order.
+    #[must_use]
+    pub const fn view(&self) -> &RosterView {
+        &self.view
+    }
+
+    /// Says all again to a data plane that was started anew.
+    pub fn tell_again(&mut self) -> Vec<Command> {
+        self.told = Told::default();
+        self.tell()
+    }
+
+    fn check_config(&self, bytes: &[u8]) -> Result<Config, MembershipError> {
+        let signed: Signed<Config> = Signed::open(bytes)?;
+        Config::check(&signed, self.order, self.ticket.buyer())?;
+        Ok(signed.into_parts().1)
+    }
+
+    fn check_grant(
+        &self,
+        bytes: &[u8],
+        config: &Config,
+    ) -> Result<(Grant, Instant), MembershipError> {
+        let (nonce, asked_at) = self.asked.ok_or(GrantError::Nonce)?;
+        let expected = Expected {
+            order: self.order,
+            buyer: self.ticket.buyer(),
+            seller: self.host.seller,
+            data_key: self.host.data_key,
+            nonce,
+        };
+        let (_, grant) = Grant::open_own(bytes, &expected)?.into_parts();
+        let body = self.ticket.body();
+        if grant.slot != body.slot || grant.name != body.guest {
+            return Err(MembershipError::Moved);
+        }
+        if !within(&grant.station, &config.segment) || grant.station == config.buyer_station {
+            return Err(MembershipError::Outside);
+        }
+        Ok((grant, asked_at))
+    }
+
+    fn tell(&mut self) -> Vec<Command> {
+        let Some(Granted { config, grant, .. }) = &self.granted else { return Vec::new() };
+        let mut members = BTreeMap::new();
+        let gateway = Member {
+            slot: Slot::GATEWAY,
+            key: config.gateway_key,
+            stations: vec![config.buyer_station],
+            candidates: self.host.rules.filter(&self.host.gateway, AddressTrust::Given),
+            trust: AddressTrust::Given,
+        };
+        members.insert(Slot::GATEWAY, gateway);
+        for (slot, entry) in self.view.entries() {
+            let theirs = &entry.grant;
+            let own = *slot == grant.slot || theirs.data_key == grant.data_key;
+            let odd = theirs.data_key == config.gateway_key
+                || !within(&theirs.station, &config.segment)
+                || shares(&theirs.station, &config.buyer_station);
+            if own || odd {
+                continue;
+            }
+            let candidates = if self.host.only_buyer {
+                Vec::new()
+            } else {
+                self.host.rules.filter(&entry.candidates, AddressTrust::Hearsay)
+            };
+            let member = Member {
+                slot: *slot,
+                key: theirs.data_key,
+                stations: vec![theirs.station],
+                candidates,
+                trust: AddressTrust::Hearsay,
+            };
+            members.insert(*slot, member);
+        }
+        self.told.tell(config.segment, members)
+    }
+}
+
+/// Says whether a station's addresses lie in the segment's.
+fn within(station: &Station, segment: &Segment) -> bool {
+    let (network, prefix) = segment.ipv4;
+    let subnet = crate::addressing::Subnet::new(network, prefix);
+    let (network6, _) = segment.ipv6;
+    subnet.is_some_and(|subnet| subnet.contains(station.ipv4))
+        && station.ipv6.octets()[..8] == network6.octets()[..8]
+}
+
+/// Says whether two stations have an address in common.
+fn shares(a: &Station, b: &Station) -> bool {
+    a.mac == b.mac || a.ipv4 == b.ipv4 || a.ipv6 == b.ipv6
+}
+
+/// The members as the gateway's own data plane is told of them.
+#[derive(Debug, Default)]
+pub struct GatewayPlane {
+    told: Told,
+}
+
+impl GatewayPlane {
+    /// Returns what changed in the registry since the last call; all of it at the first.
+    pub fn sync(&mut self, registry: &Registry, rules: &DialRules) -> Vec<Command> {
+        let member = |info: crate::registry::MemberInfo| Member {
+            slot: info.record.slot,
+            key: info.record.data_key,
+            stations: vec![info.station],
+            candidates: rules.filter(&info.candidates, AddressTrust::Hearsay),
+            trust: AddressTrust::Hearsay,
+        };
+        let members = registry.members().map(member).map(|member| (member.slot, member));
+        self.told.tell(registry.order_record().segment(), members.collect())
+    }
+}
+
+/// Why what the gateway says is not followed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum MembershipError {
+    /// The buyer took the guest out.
+    #[error("the buyer has evicted this guest from the order")]
+    Evicted,
+    /// Not a signed document.
+    #[error(transparent)]
+    Envelope(#[from] EnvelopeError),
+    /// A config that cannot be followed.
+    #[error(transparent)]
+    ConfigRefused(#[from] ConfigError),
+    /// A grant that grants nothing.
+    #[error(transparent)]
+    Grant(#[from] GrantError),
+    /// A roster that cannot be followed.
+    #[error(transparent)]
+    Roster(#[from] RosterError),
+    /// A config of another version than the roster needs.
+    #[error("the roster and the config of version {0} do not fit each other")]
+    Config(u32),
+    /// No grant of one's own where there must be one.
+    #[error("the roster lacks this guest, or a message came before the welcome")]
+    Missing,
+    /// Slot, name or addresses changed under way.
+    #[error("the grant is for another slot, name or address than before")]
+    Moved,
+    /// A station that is not of the segment, or is the buyer's.
+    #[error("the grant's addresses are not of the order's segment")]
+    Outside,
+}
