@@ -81,7 +81,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_window_carries_more_than_burst_and_rate(gaps in prop::collection::vec(0..50_000_000u64, 1..400)) {
+        fn no_window_carries_more_than_burst_and_rate(
+            gaps in prop::collection::vec(0..50_000_000u64, 1..400),
+        ) {
             let mut bucket = Bucket::new(ANSWER_RATE);
             let (mut now, mut taken) = (0, 0u64);
             for gap in gaps {

@@ -6,9 +6,12 @@
 //! clock, socket, file or randomness: time is an argument, the same calls give the same verdicts.
 //!
 //! ```text
-//!            vnet             parse             policy            link_local   neighbour    flood, fdb
-//! frame ─▶ offload and ─▶ what nobody may ─▶ what this port ─▶ whose fe80:: ─▶ ARP and ─▶ how often, ─▶ Verdict
-//!          length           say                may say            is it?       ND asked     where to
+//! frame ─▶ vnet        offload and length
+//!       ─▶ parse       what nobody may say
+//!       ─▶ policy      what this port may say
+//!       ─▶ link_local  whose fe80:: is it?
+//!       ─▶ neighbour   ARP and ND asked
+//!       ─▶ flood, fdb  how often, where to  ─▶ Verdict
 //! ```
 //!
 //! The same way is gone at both ends of a tunnel: where a guest's frame enters, and where a

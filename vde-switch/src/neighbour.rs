@@ -1,5 +1,6 @@
 //! ARP and neighbour discovery, answered from the roster at the asking station's own port.
 //!
+//! # Theory of operation
 //! Nothing is asked across the overlay: the switch knows every station's addresses, so it answers
 //! in the station's name, also while that is unreachable. [`Neighbours`] is who has which address;
 //! [`arp_reply`] and [`advertisement`] write the answers.

@@ -1,5 +1,6 @@
 //! What one port may say: its stations' addresses, towards its segment.
 //!
+//! # Theory of operation
 //! The same code stands at both ends: where a guest's frame enters, to protect the seller, and
 //! behind a tunnel, where the stations are those that the session's key may speak for, to protect
 //! everyone. [`Policy::check`] is [`Parsed::parse`] (what nobody may say), the length and offload

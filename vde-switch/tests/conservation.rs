@@ -101,10 +101,14 @@ fn assert_conserved(switch: &Switch, sent: u64) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..Default::default() })]
+    #![proptest_config(ProptestConfig {
+        cases: 300, failure_persistence: None, ..Default::default()
+    })]
 
     #[test]
-    fn frames_are_conserved_and_nobody_speaks_for_another(steps in prop::collection::vec(step(), 1..300)) {
+    fn frames_are_conserved_and_nobody_speaks_for_another(
+        steps in prop::collection::vec(step(), 1..300),
+    ) {
         let rows: Vec<_> = rows::legal().into_iter().chain(rows::hostile()).collect();
         let (mut switch, mut now, mut sent) = (switch(), 0, 0);
         for step in steps {
@@ -141,7 +145,8 @@ proptest! {
             let out: Vec<(PortId, PortKind)> = match verdict {
                 Verdict::Forward(port) => {
                     let kind = config(port.0).kind;
-                    prop_assert_eq!(switch.station_port(MacAddr(bytes[..6].try_into().unwrap())), Some(port));
+                    let to = MacAddr(bytes[..6].try_into().unwrap());
+                    prop_assert_eq!(switch.station_port(to), Some(port));
                     vec![(port, kind)]
                 }
                 Verdict::Flood(to) => {
@@ -159,7 +164,8 @@ proptest! {
             // The source is the ingress port's own, or handed on by the gateway to a group.
             let src = MacAddr(bytes[6..12].try_into().unwrap());
             let owner = switch.station_port(src);
-            let handed_on = ingress == 0 && bytes[0] & 1 == 1 && matches!(owner, Some(PortId(3 | 4)));
+            let group = bytes[0] & 1 == 1;
+            let handed_on = ingress == 0 && group && matches!(owner, Some(PortId(3 | 4)));
             prop_assert!(owner == Some(from) || handed_on, "{src} spoke at {from}");
             let uplink = |port: PortId| config(port.0).kind == PortKind::Uplink;
             for (port, kind) in out {

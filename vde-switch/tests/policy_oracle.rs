@@ -181,7 +181,9 @@ fn repair(frame: &mut [u8]) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 200_000, failure_persistence: None, ..Default::default() })]
+    #![proptest_config(ProptestConfig {
+        cases: 200_000, failure_persistence: None, ..Default::default()
+    })]
 
     #[test]
     fn policy_and_oracle_agree_on_changed_frames(

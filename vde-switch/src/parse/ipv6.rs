@@ -1,4 +1,8 @@
 //! IPv6 packets and neighbour discovery.
+//!
+//! # Theory of operation
+//! Extension headers are walked, each within its bounds, to the protocol behind them; neighbour
+//! discovery is read only where nothing stands in front of it (RFC 6980, 7113).
 
 use std::net::Ipv6Addr;
 

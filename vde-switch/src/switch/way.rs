@@ -15,7 +15,8 @@ use crate::station::Broadcast;
 use crate::time::Instant;
 use crate::verdict::{DropReason, FloodTo};
 
-/// What becomes of an admitted frame; an answer's bytes lie apart, so that this is cheap to hand up.
+/// What becomes of an admitted frame; an answer's bytes lie apart, so that this is cheap to hand
+/// up.
 #[derive(Clone, Copy)]
 pub(super) enum Way {
     Forward(PortId),

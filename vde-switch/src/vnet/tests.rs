@@ -127,7 +127,9 @@ fn each_lie_about_the_frame_has_its_error() {
 
 proptest! {
     #[test]
-    fn any_bytes_are_judged_without_a_panic(header: [u8; 12], frame in prop::collection::vec(any::<u8>(), 0..200)) {
+    fn any_bytes_are_judged_without_a_panic(
+        header: [u8; 12], frame in prop::collection::vec(any::<u8>(), 0..200),
+    ) {
         crate::fuzz::vnet_hdr(&[&header[..], &frame].concat());
     }
 
