@@ -1,8 +1,8 @@
 //! Addresses of an order: its subnet, its prefix, and what each slot gets of them.
 //!
-//! All follow from the order's id and the slot's number, so a gateway that forgot everything but its
-//! order would give everyone the same addresses again. Host number 1 is the order's services, 2 the
-//! buyer's computer (slot 0), 10 the first guest (slot 1); 3 to 9 stay free.
+//! All follow from the order's id and the slot's number, so a gateway that forgot everything but
+//! its order would give everyone the same addresses again. Host number 1 is the order's services, 2
+//! the buyer's computer (slot 0), 10 the first guest (slot 1); 3 to 9 stay free.
 
 use std::fmt;
 use std::net::{Ipv4Addr, Ipv6Addr};
@@ -77,7 +77,8 @@ impl Subnet {
         wider.contains(self.network) && wider.contains(other.network)
     }
 
-    /// Says whether hosts may have addresses here: not 0/8, loopback, link-local, group or reserved.
+    /// Says whether hosts may have addresses here: not 0/8, loopback, link-local, group or
+    /// reserved.
     #[must_use]
     pub fn is_unicast(self) -> bool {
         let nets =

@@ -57,6 +57,15 @@ pub enum AddressTrust {
     Hearsay,
 }
 
+/// A lease's remaining life, counted on the data plane's own clock from when it hears of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Life {
+    /// So many milliseconds, from a grant that was renewed on a live stream.
+    Millis(u32),
+    /// No end: the buyer's own lease.
+    Unlimited,
+}
+
 /// What control asks of the data plane.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Command {
@@ -88,6 +97,9 @@ pub enum Command {
     GetStats,
     /// Stops all threads; the socket closes when they are gone.
     Shutdown,
+    /// How long the lease lives from now on. A data plane starts without life: nothing flows until
+    /// this came, and nothing does once it has run out, whatever has become of control.
+    Live(Life),
 }
 
 /// How datagrams reach a member.

@@ -100,7 +100,8 @@ pub fn clamp_mss(frame: &mut [u8], layout: Layout, frame_len_max: usize, needs_c
                 if usize::from(mss) > mss_max {
                     put16(frame, at + 2, mss_max);
                     if !needs_csum {
-                        // An option may start at an odd offset; the sum then sees its bytes swapped.
+                        // An option may start at an odd offset; the sum then sees its bytes
+                        // swapped.
                         let (old, new) = (mss, mss_max as u16);
                         let odd = (at + 2 - l4) % 2 == 1;
                         let (old, new) =

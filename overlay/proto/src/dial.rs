@@ -1,9 +1,9 @@
 //! Who may be dialled: addresses that others name, and how many packets each is worth (G9).
 //!
 //! Addresses come from the user himself (free, not asked about here), from a ticket
-//! ([`AddressTrust::Given`]) or from other members ([`AddressTrust::Hearsay`]). [`canonical`] undoes
-//! the spellings of IPv4 inside IPv6, [`may_dial`] refuses what no stranger may make this host
-//! touch, [`DialBudget`] counts what is sent to the rest until a handshake proves a key there.
+//! ([`AddressTrust::Given`]) or from other members ([`AddressTrust::Hearsay`]). [`canonical`]
+//! undoes the spellings of IPv4 inside IPv6, [`may_dial`] refuses what no stranger may make this
+//! host touch, [`DialBudget`] counts what is sent to the rest until a handshake proves a key there.
 //! DNS names are never looked up from hearsay: they cannot be written there.
 
 mod budget;

@@ -1,4 +1,5 @@
-//! Signed bytes: one envelope for all documents, whose payload is believed only after its signature.
+//! Signed bytes: one envelope for all documents, whose payload is believed only after its
+//! signature.
 //!
 //! ```text
 //! +---------+---------+----------+------------+---------+-----------+
@@ -8,10 +9,10 @@
 //! ```
 //!
 //! # Theory of operation
-//! The signature covers the domain string `ovl/KIND/v1\0` and the payload as received, so nothing is
-//! ever encoded again to be hashed or verified; ids are BLAKE3 of the payload as received. A document
-//! has one byte form: what [`decode`] reads must be what [`encode`] would have written, which
-//! refuses a rest, an overlong number and whatever else the codec tolerates.
+//! The signature covers the domain string `ovl/KIND/v1\0` and the payload as received, so nothing
+//! is ever encoded again to be hashed or verified; ids are BLAKE3 of the payload as received. A
+//! document has one byte form: what [`decode`] reads must be what [`encode`] would have written,
+//! which refuses a rest, an overlong number and whatever else the codec tolerates.
 //!
 //! # Limits
 //! [`ENVELOPE_LEN_MAX`] bytes each, checked before anything else.
@@ -180,7 +181,8 @@ impl<T: Document> Signed<T> {
         Self { body, signer: key.id(), id: *blake3::hash(&payload).as_bytes(), bytes }
     }
 
-    /// Verifies, then decodes. The caller still asks whether [`Signed::signer`] may say such things.
+    /// Verifies, then decodes. The caller still asks whether [`Signed::signer`] may say such
+    /// things.
     ///
     /// # Errors
     /// [`EnvelopeError`] for anything but one envelope with one document of this kind.

@@ -1,7 +1,7 @@
 //! Grants: what one member may do in an order, signed by the buyer.
 //!
-//! A grant is never believed for longer than [`LIFE_MAX_S`] and is never read back from a disk: it is
-//! asked for over a live authenticated stream, and the nonce of the question is in the answer.
+//! A grant is never believed for longer than [`LIFE_MAX_S`] and is never read back from a disk: it
+//! is asked for over a live authenticated stream, and the nonce of the question is in the answer.
 
 use serde::{Deserialize, Serialize};
 use vde_switch::station::Station;

@@ -111,6 +111,10 @@ impl Inbound {
         now: Instant,
         io: &mut impl Io,
     ) {
+        if self.common.is_expired(now) {
+            let count = datagrams.len().div_ceil(stride.max(1)) as u64;
+            return self.common.drops.add(DropReason::Expired, count);
+        }
         let common = Arc::clone(&self.common);
         let mut arrivals = datagrams
             .chunks(stride.max(1))
@@ -160,6 +164,9 @@ impl Inbound {
         if (now - self.reset_at).as_millis() >= 1000 {
             self.reset_at = now;
             self.carrier.reset_count();
+        }
+        if self.common.is_expired(now) {
+            return;
         }
         let Self { peers, common, batch, .. } = self;
         for peer in peers.iter() {

@@ -8,7 +8,8 @@
 //! should be known with what was told, so nothing is said twice and nobody is forgotten.
 //!
 //! Addresses from the roster are hearsay and pass the user's [`DialRules`]; the gateway's come with
-//! the ticket. Under `--only-buyer` no other member is dialled: what is for them goes to the gateway.
+//! the ticket. Under `--only-buyer` no other member is dialled: what is for them goes to the
+//! gateway.
 //!
 //! # Limits
 //! One membership, one slot. A grant's end is known ([`Membership::expires_at`]) but not yet acted
@@ -21,7 +22,7 @@ use std::time::Duration;
 use vde_switch::station::{Segment, Station};
 use vde_switch::time::Instant;
 
-use crate::control::{AddressTrust, Command, Member, Slot};
+use crate::control::{AddressTrust, Command, Life, Member, Slot};
 use crate::dial::DialRules;
 use crate::envelope::{EnvelopeError, Signed};
 use crate::grant::{Expected, Grant, GrantError};
@@ -43,6 +44,9 @@ impl Told {
     /// Says what leads from what was told to what should be known.
     fn tell(&mut self, segment: Segment, members: BTreeMap<Slot, Member>) -> Vec<Command> {
         let mut commands = Vec::new();
+        if self.segment.is_none() {
+            commands.push(Command::Live(Life::Unlimited));
+        }
         if self.segment != Some(segment) {
             commands.push(Command::SetSegment(segment));
         }

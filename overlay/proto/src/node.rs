@@ -128,18 +128,24 @@ impl Node {
             Command::DetachPort(port) => self.detach(port),
             Command::SetMember(member) => return self.set_member(member, now),
             Command::RemoveMember(slot) => self.remove_member(slot),
+            // What is due while the lease is suspended is done once it lives again.
             Command::Connect(slot) => self.with_tunnel(slot, now, io, |peer, out| {
                 let mut tunnel = peer.tunnel();
                 tunnel.agent.keep();
-                tunnel.attend(out);
+                if !self.common.is_expired(now) {
+                    tunnel.attend(out);
+                }
             }),
             Command::Ping { slot, id } => {
-                if lock(&self.members).peers.get(slot).is_none() {
+                let unknown = lock(&self.members).peers.get(slot).is_none();
+                if unknown || self.common.is_expired(now) {
                     self.common.tell(Event::Pong { slot, id, rtt_us: None });
+                    return Ok(());
                 }
                 self.with_tunnel(slot, now, io, |peer, out| peer.tunnel().ping(id, out));
             }
             Command::GetStats => self.common.tell(Event::Stats(self.stats(now))),
+            Command::Live(life) => self.common.live(life, now),
             Command::Shutdown => {}
         }
         Ok(())

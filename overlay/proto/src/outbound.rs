@@ -60,6 +60,9 @@ impl Outbound {
         now: Instant,
         io: &mut impl Io,
     ) {
+        if self.common.is_expired(now) {
+            return self.common.drops.add(DropReason::Expired, 1);
+        }
         let ingress = Behind::Local(port).port_id();
         match self.switch.forward(ingress, frame, now) {
             Verdict::Forward(egress) => match Behind::of(egress) {

@@ -1,11 +1,11 @@
 //! One other member: its tunnel, its path, and the frames that wait for them.
 //!
 //! # Theory of operation
-//! [`Tunnel::send_frame`] is the outbound half of a frame's way: cut it to the path, seal, append to
-//! the transmit buffer. Without a session the frame waits, and the path agent makes one; when it is
-//! up the waiting frames leave in order. [`Tunnel::tick`] lets the agent and the engine's timers do
-//! what is due. The tunnel is behind one lock, taken once a frame outbound and once a batch inbound,
-//! never while the shell writes to a tap.
+//! [`Tunnel::send_frame`] is the outbound half of a frame's way: cut it to the path, seal, append
+//! to the transmit buffer. Without a session the frame waits, and the path agent makes one; when it
+//! is up the waiting frames leave in order. [`Tunnel::tick`] lets the agent and the engine's timers
+//! do what is due. The tunnel is behind one lock, taken once a frame outbound and once a batch
+//! inbound, never while the shell writes to a tap.
 //!
 //! # Limits
 //! [`PENDING_FRAMES_MAX`] frames of [`PENDING_BYTES_MAX`] bytes wait, for [`PENDING_WAIT`]; what
@@ -21,7 +21,7 @@ use vde_switch::frame::Frame;
 use vde_switch::time::Instant;
 use vde_switch::vnet::{GsoType, Layout, Transport, VnetHdr};
 
-use crate::control::{Event, PathKind, Slot};
+use crate::control::{Event, Life, PathKind, Slot};
 use crate::cut::{Cut, PIECES_MAX, clamp_mss};
 use crate::dial::DialBudget;
 use crate::drop::{DropReason, Drops};
@@ -66,6 +66,8 @@ pub struct Common {
     relay: Mutex<Option<Via>>,
     events: Mutex<VecDeque<Event>>,
     told: AtomicBool,
+    /// When the lease's life ends, in nanoseconds of the data plane's clock.
+    expires_at: AtomicU64,
 }
 
 /// Events that wait to be fetched; beyond that the oldest is lost.
@@ -82,7 +84,23 @@ impl Common {
             relay: Mutex::new(None),
             events: Mutex::new(VecDeque::new()),
             told: AtomicBool::new(false),
+            expires_at: AtomicU64::new(0),
         }
+    }
+
+    /// Sets how long the lease lives from `now`.
+    pub fn live(&self, life: Life, now: Instant) {
+        let expires_at = match life {
+            Life::Millis(ms) => (now + Duration::from_millis(ms.into())).as_nanos(),
+            Life::Unlimited => u64::MAX,
+        };
+        self.expires_at.store(expires_at, Ordering::Relaxed);
+    }
+
+    /// Says whether the lease's life has run out: nothing flows then, in either direction.
+    #[must_use]
+    pub fn is_expired(&self, now: Instant) -> bool {
+        now.as_nanos() >= self.expires_at.load(Ordering::Relaxed)
     }
 
     /// Queues an event for control.

@@ -1,10 +1,10 @@
 //! The gateway's book of one order: tickets, slots, members, and what it signs for them.
 //!
 //! # Theory of operation
-//! A [`Registry`] is a value without I/O. Each call that changes what must outlive the process hands
-//! out [`Record`]s; the shell writes them in one transaction *before* it sends the reply that came
-//! with them, and stops the gateway if it cannot, since the value is ahead of its store then. All
-//! calls take `&mut self`, so of any number of joins with one ticket exactly one key wins.
+//! A [`Registry`] is a value without I/O. Each call that changes what must outlive the process
+//! hands out [`Record`]s; the shell writes them in one transaction *before* it sends the reply that
+//! came with them, and stops the gateway if it cannot, since the value is ahead of its store then.
+//! All calls take `&mut self`, so of any number of joins with one ticket exactly one key wins.
 //!
 //! Who changed since which version is kept in the entries themselves, so a delta costs no log.
 //! Versions and serials begin with the count of starts in their upper half: they grow across a kill

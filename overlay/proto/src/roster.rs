@@ -2,8 +2,8 @@
 //!
 //! # Theory of operation
 //! The gateway signs a full roster for whoever joins and deltas for whoever has the version before.
-//! A member keeps a [`RosterView`]; [`RosterView::apply`] takes a roster as a whole or not at all, so
-//! a view is always one that the buyer signed. Each entry is the member's own grant, verified by
+//! A member keeps a [`RosterView`]; [`RosterView::apply`] takes a roster as a whole or not at all,
+//! so a view is always one that the buyer signed. Each entry is the member's own grant, verified by
 //! itself, so the roster adds only candidates to what the buyer said before.
 //!
 //! # Limits

@@ -2,9 +2,9 @@
 //!
 //! # Theory of operation
 //! A ticket is an envelope written in bech32m with the prefix `ovl`. Its payload holds the order's
-//! nonce instead of the order's id: the id follows from it and from the key that signed, so a ticket
-//! cannot name another buyer's order. The text's checksum finds typing errors, the signature finds
-//! everything else.
+//! nonce instead of the order's id: the id follows from it and from the key that signed, so a
+//! ticket cannot name another buyer's order. The text's checksum finds typing errors, the signature
+//! finds everything else.
 //!
 //! # Limits
 //! [`TEXT_LEN_MAX`] characters of text, looked at before anything is done with them;

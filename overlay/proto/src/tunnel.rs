@@ -84,7 +84,8 @@ pub trait Carrier: Send + Sync + fmt::Debug {
     /// Returns the node's public key.
     fn public(&self) -> [u8; 32];
 
-    /// Makes the tunnel to the peer with this public key; `number` (24 bits) is unique on this node.
+    /// Makes the tunnel to the peer with this public key; `number` (24 bits) is unique on this
+    /// node.
     fn tunnel(&self, peer: [u8; 32], number: u32) -> Box<dyn Engine>;
 
     /// Looks at an initiation and says whose it claims to be, before it costs much.

@@ -6,10 +6,10 @@
 //!
 //! | layer | bytes | constant |
 //! |---|---|---|
-//! | IPv4 / IPv6 and UDP header of the underlay | 28 / 48 | [`UNDERLAY_V4_LEN`], [`UNDERLAY_V6_LEN`] |
+//! | IPv4 / IPv6 and UDP header | 28 / 48 | [`UNDERLAY_V4_LEN`], [`UNDERLAY_V6_LEN`] |
 //! | relay header, only on datagrams by way of the gateway | 8 | [`relay::RelayHeader::LEN`] |
 //! | WireGuard data header and tag | 32 | [`SEAL_LEN`] |
-//! | shim of a frame / of a segment or piece | 8 / 12 | [`shim::SHIM_LEN`], [`shim::SHIM_LONG_LEN`] |
+//! | shim of a frame / segment or piece | 8 / 12 | [`shim::SHIM_LEN`], [`shim::SHIM_LONG_LEN`] |
 //!
 //! On an IPv4 underlay of 1500 bytes that leaves 1428 bytes for a segment of a TCP super-frame: an
 //! inner IP packet of 1414 bytes. All documents cite this table.

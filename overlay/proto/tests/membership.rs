@@ -7,7 +7,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use common::*;
-use overlay_proto::control::{AddressTrust, Command, Member, Slot};
+use overlay_proto::control::{AddressTrust, Command, Life, Member, Slot};
 use overlay_proto::dial::{DialRules, Lan};
 use overlay_proto::envelope::{decode, encode};
 use overlay_proto::membership::{GatewayPlane, Membership, MembershipError, SellerHost};
@@ -86,11 +86,11 @@ fn a_member_is_told_the_segment_the_gateway_and_each_other() {
     let (first, second) = (invite(&mut book, 1), invite(&mut book, 2));
     let (mut a, mut b) = (member(&first, 1), member(&second, 2));
     let told = join(&mut book, &mut a, 1);
-    assert_eq!(told[0], Command::SetSegment(book.order_record().segment()));
+    assert_eq!(told[1], Command::SetSegment(book.order_record().segment()));
     let gateway = set_members(&told)[0];
     assert_eq!((gateway.slot, gateway.trust), (Slot::GATEWAY, AddressTrust::Given));
     assert_eq!(gateway.stations, [station(0)]);
-    assert_eq!(told[2..], [Command::Connect(Slot::GATEWAY)]);
+    assert_eq!(told[3..], [Command::Connect(Slot::GATEWAY)]);
     assert_eq!(a.grant().unwrap().station, station(1));
 
     let at: SocketAddr = "44.128.3.2:7770".parse().unwrap();
@@ -126,7 +126,8 @@ fn the_gateways_plane_is_told_the_same_members_once() {
     let ticket = invite(&mut book, 1);
     let mut plane = GatewayPlane::default();
     let segment = book.order_record().segment();
-    assert_eq!(plane.sync(&book, &rules()), [Command::SetSegment(segment)]);
+    let first = [Command::Live(Life::Unlimited), Command::SetSegment(segment)];
+    assert_eq!(plane.sync(&book, &rules()), first);
     join(&mut book, &mut member(&ticket, 1), 1);
     let told = plane.sync(&book, &rules());
     assert_eq!(set_members(&told)[0].stations, [station(1)]);

@@ -50,7 +50,9 @@ proptest! {
 
     /// Any payload comes out as it went in, under its kind alone.
     #[test]
-    fn an_envelope_hands_out_what_was_sealed(payload in vec(any::<u8>(), 0..2000), at in any::<u16>()) {
+    fn an_envelope_hands_out_what_was_sealed(
+        payload in vec(any::<u8>(), 0..2000), at in any::<u16>(),
+    ) {
         let sealed = Envelope::seal(Kind::Grant, &buyer(), &payload);
         prop_assert_eq!(Envelope::open(&sealed, Kind::Grant).unwrap().payload, &payload[..]);
         prop_assert!(Envelope::open(&sealed, Kind::Roster).is_err());
@@ -86,7 +88,9 @@ proptest! {
 
     /// An order's subnet meets none of the host's routes, or there is none to be had.
     #[test]
-    fn a_chosen_subnet_is_free(routes in vec((any::<[u8; 4]>(), 4_u8..=32), 0..20), id in any::<[u8; 32]>()) {
+    fn a_chosen_subnet_is_free(
+        routes in vec((any::<[u8; 4]>(), 4_u8..=32), 0..20), id in any::<[u8; 32]>(),
+    ) {
         let routes: Vec<_> = routes
             .into_iter()
             .filter_map(|(addr, prefix)| Subnet::new(addr.into(), prefix))
@@ -97,9 +101,12 @@ proptest! {
         }
     }
 
-    /// What may be dialled without `--lan` is global in its one spelling, whatever it was written as.
+    /// What may be dialled without `--lan` is global in its one spelling, whatever it was written
+    /// as.
     #[test]
-    fn only_global_addresses_are_dialled(ip in any::<IpAddr>(), v4 in any::<u32>(), port in any::<u16>()) {
+    fn only_global_addresses_are_dialled(
+        ip in any::<IpAddr>(), v4 in any::<u32>(), port in any::<u16>(),
+    ) {
         let mapped = IpAddr::V6(std::net::Ipv4Addr::from_bits(v4).to_ipv6_mapped());
         for addr in [SocketAddr::new(ip, port), SocketAddr::new(mapped, port)] {
             if let Ok(addr) = may_dial(addr, AddressTrust::Hearsay, Lan::Refused, true) {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use overlay_proto::control::{
-    AddressTrust, Command, Event, LocalPort, Member, PathKind, Slot, Stats,
+    AddressTrust, Command, Event, Life, LocalPort, Member, PathKind, Slot, Stats,
 };
 use overlay_proto::node::Node;
 use overlay_proto::path::Via;
@@ -100,6 +100,7 @@ impl Net {
         };
         for slot in 0..3_u16 {
             let at = usize::from(slot);
+            net.command(slot, Command::Live(Life::Unlimited));
             net.command(slot, Command::SetSegment(segment));
             let stations = vec![station(HOST_NUMBERS[at])];
             net.command(slot, Command::AttachPort { port: PORT, stations });
@@ -380,6 +381,33 @@ fn garbage_is_dropped_counted_and_never_answered() {
     assert_eq!(answers, 0);
     let after = net.stats(0).drops.iter().map(|(_, count)| count).sum::<u64>();
     assert_eq!(after - before, sent, "each datagram is counted once");
+}
+
+#[test]
+fn an_expired_lease_carries_nothing_and_resumes_when_it_lives_again() {
+    let mut net = Net::new();
+    net.join_sellers();
+    net.send(1, &udp(10, 2, 100));
+    assert_eq!(net.heard(0).len(), 1);
+    net.command(1, Command::Live(Life::Millis(5000)));
+    net.pass(Duration::from_secs(4));
+    net.send(1, &udp(10, 2, 100));
+    assert_eq!(net.heard(0).len(), 1, "it lives for five seconds");
+    net.pass(Duration::from_secs(1));
+    let before = net.carried.iter().filter(|(from, ..)| *from == address(2)).count();
+    net.send(1, &udp(10, 2, 100));
+    net.send(1, &broadcast(10));
+    net.send(0, &udp(2, 10, 100));
+    net.pass(Duration::from_secs(60));
+    assert!(net.heard(0).is_empty() && net.heard(1).is_empty());
+    let after = net.carried.iter().filter(|(from, ..)| *from == address(2)).count();
+    assert_eq!(after, before, "an expired lease sent a datagram");
+    let drops = net.stats(1).drops;
+    assert!(drops.iter().any(|(name, count)| name == "grant-expired" && *count >= 3), "{drops:?}");
+    net.command(1, Command::Live(Life::Millis(900_000)));
+    net.pass(Duration::from_secs(1));
+    net.send(1, &udp(10, 2, 100));
+    assert_eq!(net.heard(0).len(), 1, "it resumes by itself");
 }
 
 #[test]

@@ -1,14 +1,14 @@
 //! How many packets an unproven address is worth.
 //!
 //! # Theory of operation
-//! Counting is by address, not by port, so that a list of all ports of a victim is worth as little as
-//! one of them; it is strict for any five minutes, not from one mark to the next. All hearsay
+//! Counting is by address, not by port, so that a list of all ports of a victim is worth as little
+//! as one of them; it is strict for any five minutes, not from one mark to the next. All hearsay
 //! together draws from one bucket of tokens. Addresses whose handshake proved a key are not asked
 //! about any more.
 //!
 //! # Limits
-//! [`ADDRESSES_TRACKED_MAX`] addresses; when full, new ones are refused until old ones are forgotten.
-//! [`GIVEN_RESERVED`] places are kept from hearsay.
+//! [`ADDRESSES_TRACKED_MAX`] addresses; when full, new ones are refused until old ones are
+//! forgotten. [`GIVEN_RESERVED`] places are kept from hearsay.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};

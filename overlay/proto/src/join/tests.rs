@@ -91,6 +91,10 @@ fn join(segments: &[Vec<u8>], lost: &[usize]) -> Vec<(VnetHdr, Vec<u8>)> {
     tap.0
 }
 
+fn payloads(joined: &[(VnetHdr, Vec<u8>)], layout: Layout) -> Vec<u8> {
+    joined.iter().flat_map(|(_, frame)| frame[layout.payload..].to_vec()).collect()
+}
+
 proptest! {
     #[test]
     fn a_super_frame_arrives_as_it_left(
@@ -114,7 +118,7 @@ proptest! {
             prop_assert!(hdr.check(segment, 1500).is_ok());
         }
         let joined = join(&segments, &[]);
-        let bytes: Vec<u8> = joined.iter().flat_map(|(_, f)| f[layout.payload..].to_vec()).collect();
+        let bytes = payloads(&joined, layout);
         prop_assert_eq!(&bytes, &frame[layout.payload..]);
         if cut.count <= PARTS_MAX {
             prop_assert_eq!(joined.len(), 1);
@@ -131,7 +135,7 @@ proptest! {
         let layout = Layout::of(&frame).unwrap();
         let cut = Cut::plan(layout, 1054, 1000, false).unwrap();
         let joined = join(&segments(&frame, &cut), &[lost]);
-        let bytes: Vec<u8> = joined.iter().flat_map(|(_, f)| f[layout.payload..].to_vec()).collect();
+        let bytes = payloads(&joined, layout);
         let mut expected = frame[layout.payload..].to_vec();
         expected.drain(lost * 1000..(lost + 1) * 1000);
         prop_assert_eq!(bytes, expected);

@@ -136,7 +136,8 @@ impl std::fmt::Debug for WireGuard {
 }
 
 impl WireGuard {
-    /// Makes the tunnel to the peer with this public key; `number` (24 bits) is unique on this node.
+    /// Makes the tunnel to the peer with this public key; `number` (24 bits) is unique on this
+    /// node.
     #[must_use]
     pub fn new(identity: Identity, peer: [u8; 32], number: u32) -> Self {
         let peer = PublicKey::from(peer);

@@ -17,7 +17,8 @@ pub const RESPONSE_LEN: usize = 92;
 pub const COOKIE_LEN: usize = 64;
 /// The shortest WireGuard data message, a keepalive, in bytes.
 pub const DATA_LEN_MIN: usize = 32;
-/// The shortest datagram that can be QUIC for us: a short header, a connection id of 8, a tag of 16.
+/// The shortest datagram that can be QUIC for us: a short header, a connection id of 8, a tag of
+/// 16.
 pub const QUIC_LEN_MIN: usize = 25;
 
 /// The family of one datagram, with what is needed to find its owner.

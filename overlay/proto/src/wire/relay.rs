@@ -6,8 +6,8 @@
 //! +----+-----+-----+------+-----------+-----------+
 //! ```
 //!
-//! A member names the slot it wants to reach ([`Direction::ToMember`]); the gateway finds the sender
-//! by its proven address, and hands the datagram on with the *sender's* slot
+//! A member names the slot it wants to reach ([`Direction::ToMember`]); the gateway finds the
+//! sender by its proven address, and hands the datagram on with the *sender's* slot
 //! ([`Direction::FromMember`]). Sizes are equal both ways: a relay amplifies nothing.
 
 use crate::control::Slot;

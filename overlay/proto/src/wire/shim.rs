@@ -1,5 +1,5 @@
-//! The shim: first bytes of every sealed payload, so that it looks like IPv4 to the WireGuard engine
-//! and says what follows.
+//! The shim: first bytes of every sealed payload, so that it looks like IPv4 to the WireGuard
+//! engine and says what follows.
 //!
 //! ```text
 //! +-----------+------+---------------+-------+--------+--------------+
@@ -11,8 +11,8 @@
 //!
 //! `length` counts the whole payload, shim included, without what the engine pads; the engine cuts
 //! to it. `detail` is the checksum's offset from `csum start` for a whole frame, and the index for
-//! a segment or a piece. Source of the shape: the engine accepts only payloads whose first nibble is
-//! 4, whose length field fits, and that have at least [`PAYLOAD_LEN_MIN`] bytes.
+//! a segment or a piece. Source of the shape: the engine accepts only payloads whose first nibble
+//! is 4, whose length field fits, and that have at least [`PAYLOAD_LEN_MIN`] bytes.
 
 /// Version in the low nibble of the first byte. Another one is dropped.
 pub const SHIM_VERSION: u8 = 1;

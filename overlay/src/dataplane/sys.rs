@@ -1,0 +1,34 @@
+//! System calls that no library wraps.
+#![expect(unsafe_code, reason = "SO_RCVBUFFORCE and SCM_RIGHTS have no safe wrapper")]
+
+use std::io;
+use std::net::UdpSocket;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+
+/// Sets the socket's buffers beyond the system's limits; needs CAP_NET_ADMIN.
+pub(crate) fn force_buffers(socket: &UdpSocket, receive: usize, send: usize) -> io::Result<()> {
+    for (option, len) in [(libc::SO_RCVBUFFORCE, receive), (libc::SO_SNDBUFFORCE, send)] {
+        let value = libc::c_int::try_from(len).map_err(io::Error::other)?;
+        let value_len = size_of::<libc::c_int>() as libc::socklen_t;
+        // SAFETY: the pointer is to a live c_int, the length is its size, the descriptor is open.
+        let result = unsafe {
+            libc::setsockopt(
+                socket.as_raw_fd(),
+                libc::SOL_SOCKET,
+                option,
+                (&raw const value).cast(),
+                value_len,
+            )
+        };
+        if result < 0 {
+            return Err(io::Error::last_os_error());
+        }
+    }
+    Ok(())
+}
+
+/// Takes ownership of a descriptor that a control message has just brought.
+pub(super) fn own(fd: RawFd) -> OwnedFd {
+    // SAFETY: the kernel made this descriptor for us in recvmsg, and nobody else knows its number.
+    unsafe { OwnedFd::from_raw_fd(fd) }
+}

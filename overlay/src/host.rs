@@ -1,0 +1,5 @@
+//! What is asked of the host the program runs on: its routes, its addresses, its packet filter.
+
+pub mod addresses;
+pub mod filter;
+pub mod routes;

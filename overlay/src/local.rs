@@ -1,0 +1,264 @@
+//! The local control socket: how `status`, `invite` and the like reach a running program.
+//!
+//! # Theory of operation
+//! A request is one line of JSON, its answer another; a connection may carry many. The server
+//! hands each to the program's one event loop as a [`Call`] and writes what comes back. Who may
+//! connect is said by the permissions of the folder, mode 0700.
+//!
+//! # Limits
+//! [`CONNECTIONS_MAX`] at once (more wait), [`REQUEST_LEN_MAX`] and [`ANSWER_LEN_MAX`] bytes a
+//! line, [`ANSWER_AFTER_MAX`] for an answer.
+
+use std::fs::{self, File};
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::os::fd::AsRawFd;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader as AsyncBufReader};
+use tokio::net::{UnixListener, UnixStream as AsyncUnixStream};
+use tokio::sync::{Semaphore, mpsc, oneshot};
+
+use crate::state;
+
+/// Most connections at once.
+pub const CONNECTIONS_MAX: usize = 16;
+/// Longest request, in bytes.
+pub const REQUEST_LEN_MAX: u64 = 64 * 1024;
+/// Longest answer, in bytes: a status of 500 guests is a tenth of it.
+pub const ANSWER_LEN_MAX: u64 = 4 * 1024 * 1024;
+/// How long either side waits for the other.
+pub const ANSWER_AFTER_MAX: Duration = Duration::from_secs(10);
+/// Requests that wait for the event loop.
+const CALLS_MAX: usize = 16;
+
+/// A request and the way back to whoever made it.
+#[derive(Debug)]
+pub struct Call<Q> {
+    /// What was asked.
+    pub request: Q,
+    /// Takes the answer; dropped, the asker is told that there is none.
+    pub answer: oneshot::Sender<Value>,
+}
+
+/// A listening socket; its file is gone when this is dropped.
+#[derive(Debug)]
+pub struct Server<Q> {
+    calls: mpsc::Receiver<Call<Q>>,
+    path: PathBuf,
+}
+
+impl<Q: DeserializeOwned + Send + 'static> Server<Q> {
+    /// Listens at a path, where a dead program's socket makes way.
+    ///
+    /// Must run inside a tokio runtime. Whoever holds the store may do this, nobody else: the
+    /// store's lock says that the socket's owner is dead.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn listen(path: &Path) -> io::Result<Self> {
+        match fs::remove_file(path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let listener = with_short_path(path, UnixListener::bind)?;
+        state::give_socket_to_sudo_user(path)?;
+        let (sender, calls) = mpsc::channel(CALLS_MAX);
+        tokio::spawn(accept(listener, sender));
+        Ok(Self { calls, path: path.to_owned() })
+    }
+
+    /// Returns the next request.
+    pub async fn call(&mut self) -> Call<Q> {
+        match self.calls.recv().await {
+            Some(call) => call,
+            None => std::future::pending().await, // the accepting task has ended: nobody asks
+        }
+    }
+}
+
+impl<Q> Drop for Server<Q> {
+    fn drop(&mut self) {
+        // Gone already, or in a folder that is: nothing is left behind either way.
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+async fn accept<Q: DeserializeOwned + Send + 'static>(
+    listener: UnixListener,
+    calls: mpsc::Sender<Call<Q>>,
+) {
+    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    while !calls.is_closed() {
+        let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
+        tokio::select! {
+            () = calls.closed() => return,
+            accepted = listener.accept() => match accepted {
+                Ok((stream, _)) => {
+                    let calls = calls.clone();
+                    tokio::spawn(async move {
+                        if let Err(error) = serve(stream, calls).await {
+                            tracing::debug!(%error, "a local request failed");
+                        }
+                        drop(place);
+                    });
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "the local socket takes no connection");
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                }
+            },
+        }
+    }
+}
+
+async fn serve<Q: DeserializeOwned>(
+    stream: AsyncUnixStream,
+    calls: mpsc::Sender<Call<Q>>,
+) -> io::Result<()> {
+    let (reading, mut writing) = stream.into_split();
+    let mut reading = AsyncBufReader::new(reading);
+    loop {
+        let mut line = Vec::new();
+        let limited = (&mut reading).take(REQUEST_LEN_MAX);
+        tokio::pin!(limited);
+        if limited.read_until(b'\n', &mut line).await? == 0 {
+            return Ok(());
+        }
+        let mut answer = match serde_json::from_slice(&line) {
+            Err(error) => json!({ "error": format!("no such request: {error}") }),
+            Ok(request) => {
+                let (sender, receiver) = oneshot::channel();
+                let asked = calls.send(Call { request, answer: sender }).await.is_ok();
+                let answered = tokio::time::timeout(ANSWER_AFTER_MAX, receiver).await;
+                match answered {
+                    Ok(Ok(answer)) if asked => answer,
+                    _ => json!({ "error": "the program is busy or about to end" }),
+                }
+            }
+        }
+        .to_string();
+        answer.push('\n');
+        writing.write_all(answer.as_bytes()).await?;
+        if line.last() != Some(&b'\n') {
+            return Ok(()); // cut off by the bound, or by the end
+        }
+    }
+}
+
+/// The asking side, for commands that run and end.
+#[derive(Debug)]
+pub struct Client {
+    stream: BufReader<UnixStream>,
+}
+
+impl Client {
+    /// Connects; `None` if no program listens there.
+    ///
+    /// # Errors
+    /// [`LocalError::Connect`], when it is there and may not be used.
+    pub fn connect(path: &Path) -> Result<Option<Self>, LocalError> {
+        let connected = with_short_path(path, UnixStream::connect).and_then(|stream| {
+            stream.set_read_timeout(Some(ANSWER_AFTER_MAX))?;
+            stream.set_write_timeout(Some(ANSWER_AFTER_MAX))?;
+            Ok(stream)
+        });
+        match connected {
+            Ok(stream) => Ok(Some(Self { stream: BufReader::new(stream) })),
+            Err(error) => match error.kind() {
+                io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => Ok(None),
+                _ => Err(LocalError::Connect { path: path.to_owned(), source: error }),
+            },
+        }
+    }
+
+    /// Asks and waits for the answer.
+    ///
+    /// # Errors
+    /// [`LocalError::Refused`] with the program's words, [`LocalError::Io`].
+    pub fn ask(&mut self, request: &impl Serialize) -> Result<Value, LocalError> {
+        let mut line = serde_json::to_vec(request).map_err(io::Error::other)?;
+        line.push(b'\n');
+        self.stream.get_mut().write_all(&line)?;
+        let mut answer = Vec::new();
+        (&mut self.stream).take(ANSWER_LEN_MAX).read_until(b'\n', &mut answer)?;
+        if answer.is_empty() {
+            return Err(LocalError::Io(io::ErrorKind::UnexpectedEof.into()));
+        }
+        let answer: Value = serde_json::from_slice(&answer).map_err(io::Error::other)?;
+        match answer.get("error").and_then(Value::as_str) {
+            Some(words) => Err(LocalError::Refused(words.to_owned())),
+            None => Ok(answer),
+        }
+    }
+}
+
+/// Why a running program did not answer.
+#[derive(Debug, thiserror::Error)]
+pub enum LocalError {
+    /// The socket may not be used.
+    #[error("the program behind {} cannot be asked", path.display())]
+    Connect {
+        /// Which socket.
+        path: PathBuf,
+        /// The system's reason.
+        #[source]
+        source: io::Error,
+    },
+    /// It said no.
+    #[error("{0}")]
+    Refused(String),
+    /// It went away, or did not answer in time.
+    #[error("the running program did not answer")]
+    Io(#[from] io::Error),
+}
+
+/// Calls `f` with a path that fits into a socket address (108 bytes), however long `path` is.
+fn with_short_path<T>(path: &Path, f: impl FnOnce(PathBuf) -> io::Result<T>) -> io::Result<T> {
+    let (Some(folder), Some(name)) = (path.parent(), path.file_name()) else {
+        return Err(io::ErrorKind::InvalidInput.into());
+    };
+    let folder = File::open(folder)?;
+    f(Path::new("/proc/self/fd").join(folder.as_raw_fd().to_string()).join(name))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Answers each request with its double until the server is dropped.
+    async fn double(mut server: Server<u64>) {
+        loop {
+            let call = server.call().await;
+            let _ = call.answer.send(json!({ "double": call.request * 2 }));
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+    async fn requests_are_answered_in_turn_and_nonsense_is_refused() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("x".repeat(100)).join("s.sock");
+        fs::create_dir(path.parent().expect("a folder")).expect("made");
+        let task = tokio::spawn(double(Server::listen(&path).expect("listening")));
+        let asked = path.clone();
+        tokio::task::spawn_blocking(move || {
+            let mut client = Client::connect(&asked).expect("allowed").expect("listening");
+            assert_eq!(client.ask(&4).expect("answered"), json!({ "double": 8 }));
+            assert!(matches!(client.ask(&"four"), Err(LocalError::Refused(_))));
+            assert_eq!(client.ask(&5).expect("answered"), json!({ "double": 10 }));
+            let long = "x".repeat(usize::try_from(REQUEST_LEN_MAX).expect("small") * 2);
+            assert!(client.ask(&long).is_err());
+        })
+        .await
+        .expect("no panic");
+        task.abort();
+        let _ = task.await;
+        assert!(!path.exists(), "the socket's file is gone");
+        assert!(Client::connect(&path).expect("allowed").is_none());
+    }
+}
