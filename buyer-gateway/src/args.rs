@@ -1,0 +1,210 @@
+//! The command line of `overlay-gw`.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand, value_parser};
+use overlay::duration;
+use overlay::host::filter::Exposed;
+use overlay_proto::addressing::Subnet;
+use overlay_proto::names::Name;
+use overlay_proto::ticket::DialAddr;
+use vde_attach::tap::IfName;
+
+/// The buyer's side of an order: a private Ethernet segment of his computer and rented guests.
+#[derive(Debug, Parser)]
+#[command(name = "overlay-gw", version, max_term_width = 100)]
+pub(crate) struct Cli {
+    /// Where orders and the node's key are kept [default: /var/lib/overlay as root, otherwise
+    /// ~/.local/state/overlay]
+    #[arg(long, value_name = "DIR", env = "OVERLAY_STATE", global = true, hide_env_values = true)]
+    pub(crate) state: Option<PathBuf>,
+
+    /// Logs more to stderr; twice, still more (RUST_LOG says it in detail)
+    #[arg(short, long, action = clap::ArgAction::Count, global = true)]
+    pub(crate) verbose: u8,
+
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Runs an order, made if it is new: a line when it is ready, then one for each event
+    Up(Up),
+    /// Prints tickets for sellers, one a line, whether the order runs or not
+    Invite(Invite),
+    /// Shows the guests of a running order
+    Status(Status),
+    /// Lists all orders
+    Orders(Orders),
+    /// Asks a guest's host through the tunnel, as ping(8) does a computer
+    Ping(Ping),
+    /// Stops a running order
+    Down(Down),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Up {
+    /// The order's name
+    pub(crate) name: Name,
+
+    /// Listens here, UDP and TCP alike; may be repeated with the same port
+    #[arg(long, value_name = "IP:PORT")]
+    pub(crate) listen: Vec<SocketAddr>,
+
+    /// Names this address in tickets, instead of this host's own; at most 4
+    #[arg(long, value_name = "HOST:PORT")]
+    pub(crate) advertise: Vec<DialAddr>,
+
+    /// The segment's IPv4 network, for a new order [default: chosen, away from this host's routes]
+    #[arg(long, value_name = "CIDR")]
+    pub(crate) subnet: Option<Subnet>,
+
+    /// Names this computer's interface on the segment [default: ovl-NAME]
+    #[arg(long, value_name = "IFNAME")]
+    pub(crate) tap: Option<IfName>,
+
+    /// Writes this many tickets to files when the order is ready
+    #[arg(long, value_name = "N", default_value_t = 0,
+        value_parser = value_parser!(u16).range(0..=500))]
+    pub(crate) invite: u16,
+
+    /// Lets guests reach this port of this computer; /udp behind it for UDP
+    #[arg(long, value_name = "PORT")]
+    pub(crate) expose: Vec<Exposed>,
+
+    /// Also names and dials addresses of the local network
+    #[arg(long)]
+    pub(crate) lan: bool,
+
+    /// Prints one JSON object a line
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Invite {
+    /// The order's name
+    pub(crate) name: Name,
+
+    /// How many tickets, one guest each
+    #[arg(long, value_name = "N", default_value_t = 1,
+        value_parser = value_parser!(u16).range(1..=500))]
+    pub(crate) slots: u16,
+
+    /// The guest's name, instead of g1, g2, …
+    #[arg(long = "name", value_name = "GUEST", conflicts_with = "slots")]
+    pub(crate) guest: Option<Name>,
+
+    /// How long the tickets may be used first
+    #[arg(long, value_name = "TIME", default_value = "24h", value_parser = duration::parse)]
+    pub(crate) expires: Duration,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Status {
+    /// The order's name [default: all running orders]
+    pub(crate) name: Option<Name>,
+
+    /// Prints one JSON object a line
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Orders {
+    /// Prints one JSON object a line
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Ping {
+    /// The order's name
+    pub(crate) name: Name,
+    /// The guest's name
+    pub(crate) guest: Name,
+
+    /// Stops after this many
+    #[arg(short, value_name = "N", default_value_t = 4,
+        value_parser = value_parser!(u32).range(1..))]
+    pub(crate) count: u32,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Down {
+    /// The order's name
+    pub(crate) name: Name,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+    use clap::error::ErrorKind;
+
+    use super::*;
+
+    fn error(line: &str) -> clap::Error {
+        Cli::try_parse_from(line.split(' ')).expect_err(line)
+    }
+
+    #[test]
+    fn the_parser_is_sound_and_the_contract_parses() {
+        Cli::command().debug_assert();
+        for line in [
+            "overlay-gw up lab --state /tmp/x --listen 192.0.2.1:7770 --subnet 10.99.0.0/24 \
+             --tap ovl0 --lan",
+            "overlay-gw up farm --invite 2 --expose 22 --expose 53/udp \
+             --advertise gw.example:7770 --json",
+            "overlay-gw invite lab --state /tmp/x",
+            "overlay-gw invite lab --slots 3 --expires 90m",
+            "overlay-gw invite lab --name builder",
+            "overlay-gw status",
+            "overlay-gw status lab --json",
+            "overlay-gw orders --json",
+            "overlay-gw ping lab g1 -c 3",
+            "overlay-gw -v down lab",
+        ] {
+            let words = line.split_whitespace();
+            Cli::try_parse_from(words).unwrap_or_else(|error| panic!("{line}: {error}"));
+        }
+    }
+
+    #[test]
+    fn wrong_values_are_usage_errors() {
+        for line in [
+            "overlay-gw up",
+            "overlay-gw up Lab",
+            "overlay-gw up lab --subnet 10.99.0.1/24",
+            "overlay-gw up lab --tap a/b",
+            "overlay-gw up lab --tap 1234567890123456",
+            "overlay-gw up lab --listen 7770",
+            "overlay-gw up lab --expose ssh",
+            "overlay-gw invite lab --slots 0",
+            "overlay-gw invite lab --expires 0h",
+            "overlay-gw ping lab",
+        ] {
+            assert_eq!(error(line).exit_code(), 2, "{line}");
+        }
+        assert_eq!(error("overlay-gw --help").kind(), ErrorKind::DisplayHelp);
+    }
+
+    /// Everything `--help` prints, as it is committed in `help.txt`: scripts rely on it.
+    #[test]
+    fn the_help_is_the_committed_one() {
+        let mut command = Cli::command().term_width(100);
+        command.build();
+        let mut help = command.render_help().to_string();
+        for command in command.get_subcommands_mut().filter(|c| c.get_name() != "help") {
+            let (name, text) = (command.get_name().to_owned(), command.render_help());
+            help.push_str(&format!("\n== {name}\n\n{text}"));
+        }
+        let lines = |text: &str| -> Vec<String> {
+            text.lines().map(|line| line.trim_end().to_owned()).collect()
+        };
+        let (new, old) = (lines(&help), lines(include_str!("help.txt")));
+        assert!(new == old, "src/help.txt is to be:\n{help}");
+    }
+}

@@ -1,0 +1,48 @@
+//! What other commands ask a running `overlay-seller join`, over its local socket.
+
+use serde::{Deserialize, Serialize};
+
+/// A request.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+#[serde(tag = "do", rename_all = "lowercase")]
+pub(crate) enum Request {
+    /// Answered by a [`LeaseStatus`].
+    Status,
+    /// Answered by `{}`; then the program leaves the order and ends.
+    Leave,
+}
+
+/// A lease as it is now.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct LeaseStatus {
+    /// Its order's name.
+    pub(crate) order: String,
+    /// Its order's id.
+    pub(crate) id: String,
+    /// The guest's name.
+    pub(crate) guest: String,
+    /// The guest's IPv4 address; empty if the lease does not run.
+    pub(crate) ipv4: String,
+    /// The guest's IPv6 address; empty if the lease does not run.
+    pub(crate) ipv6: String,
+    /// Where the guest is: `eth0 in netns guest1`.
+    pub(crate) attached: String,
+    /// UDP port; 0 if not known.
+    pub(crate) port: u16,
+    /// Path to the buyer: `direct`, `relay` or `none`.
+    pub(crate) path: String,
+    /// Where the buyer's data plane is heard, if the path is direct.
+    pub(crate) remote: Option<String>,
+    /// Latest round trip to the buyer.
+    pub(crate) rtt_ms: Option<f64>,
+    /// Other members of the order, the buyer included.
+    pub(crate) members: usize,
+    /// `up`, `data` (no control connection), `away` (neither) or `stopped`.
+    pub(crate) state: String,
+    /// Bytes of frames that came from the guest.
+    pub(crate) in_bytes: u64,
+    /// Bytes of frames handed to the guest.
+    pub(crate) out_bytes: u64,
+    /// Frames dropped, by reason.
+    pub(crate) drops: std::collections::BTreeMap<String, u64>,
+}

@@ -1,0 +1,162 @@
+//! The command line of `overlay-seller`.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand};
+use overlay::duration;
+use vde_attach::tap::IfName;
+
+/// A seller's host: gives a guest its place on a buyer's segment, and nothing else.
+#[derive(Debug, Parser)]
+#[command(name = "overlay-seller", version, max_term_width = 100)]
+pub(crate) struct Cli {
+    /// Where leases and the node's key are kept [default: /var/lib/overlay as root, otherwise
+    /// ~/.local/state/overlay]
+    #[arg(long, value_name = "DIR", env = "OVERLAY_STATE", global = true, hide_env_values = true)]
+    pub(crate) state: Option<PathBuf>,
+
+    /// Logs more to stderr; twice, still more (RUST_LOG says it in detail)
+    #[arg(short, long, action = clap::ArgAction::Count, global = true)]
+    pub(crate) verbose: u8,
+
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Joins a buyer's segment: a line when data passed both ways, then one for each event
+    Join(Join),
+    /// Shows the leases of this host
+    Status(Status),
+    /// Ends a lease, or all of them
+    Leave(Leave),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Join {
+    /// The ticket: @FILE, - for a line of stdin, or its text; asked for when left out
+    pub(crate) ticket: Option<String>,
+
+    /// Where the guest is: netns:NAME or netns:/proc/PID/ns/net
+    #[arg(long, value_name = "KIND:ARG")]
+    pub(crate) attach: Attach,
+
+    /// Names the guest's interface
+    #[arg(long, value_name = "NAME", default_value = "eth0")]
+    pub(crate) ifname: IfName,
+
+    /// Listens here [default: all addresses, port 7770 or the next free one]
+    #[arg(long, value_name = "IP:PORT")]
+    pub(crate) listen: Option<SocketAddr>,
+
+    /// Speaks to the buyer's gateway alone; what is for other guests passes it, sealed
+    #[arg(long)]
+    pub(crate) only_buyer: bool,
+
+    /// Also dials and names addresses of the local network
+    #[arg(long)]
+    pub(crate) lan: bool,
+
+    /// How long the guest is kept while the gateway is away
+    #[arg(long, value_name = "TIME", default_value = "12h", value_parser = duration::parse)]
+    pub(crate) keep: Duration,
+
+    /// Prints one JSON object a line
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Status {
+    /// Prints one JSON object a line
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Leave {
+    /// The order's name or id [default: all]
+    pub(crate) order: Option<String>,
+}
+
+/// How the guest is plugged in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Attach {
+    /// By a tap in a network namespace, given by name or path.
+    Netns(String),
+}
+
+/// A text that says no attachment.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is no attachment: write netns:NAME")]
+pub(crate) struct AttachError(String);
+
+impl FromStr for Attach {
+    type Err = AttachError;
+
+    fn from_str(text: &str) -> Result<Self, AttachError> {
+        match text.split_once(':') {
+            Some(("netns", name)) if !name.is_empty() => Ok(Self::Netns(name.to_owned())),
+            _ => Err(AttachError(text.chars().take(64).collect())),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_parser_is_sound_and_the_contract_parses() {
+        Cli::command().debug_assert();
+        for line in [
+            "overlay-seller join @t --state /tmp/x --attach netns:labG --lan",
+            "overlay-seller join - --attach netns:g --ifname eth1 --listen 192.0.2.2:7771",
+            "overlay-seller join --attach netns:/proc/1/ns/net --only-buyer --keep 1h --json",
+            "overlay-seller status --json",
+            "overlay-seller leave",
+            "overlay-seller leave farm",
+        ] {
+            let words = line.split_whitespace();
+            Cli::try_parse_from(words).unwrap_or_else(|error| panic!("{line}: {error}"));
+        }
+    }
+
+    #[test]
+    fn wrong_values_are_usage_errors() {
+        for line in [
+            "overlay-seller join @t",
+            "overlay-seller join @t --attach labG",
+            "overlay-seller join @t --attach netns:",
+            "overlay-seller join @t --attach tap:x",
+            "overlay-seller join @t --attach netns:g --ifname a/b",
+            "overlay-seller join @t --attach netns:g --listen 7771",
+        ] {
+            let error = Cli::try_parse_from(line.split(' ')).expect_err(line);
+            assert_eq!(error.exit_code(), 2, "{line}");
+        }
+    }
+
+    /// Everything `--help` prints, as it is committed in `help.txt`: scripts rely on it.
+    #[test]
+    fn the_help_is_the_committed_one() {
+        let mut command = Cli::command().term_width(100);
+        command.build();
+        let mut help = command.render_help().to_string();
+        for command in command.get_subcommands_mut().filter(|c| c.get_name() != "help") {
+            let (name, text) = (command.get_name().to_owned(), command.render_help());
+            help.push_str(&format!("\n== {name}\n\n{text}"));
+        }
+        let lines = |text: &str| -> Vec<String> {
+            text.lines().map(|line| line.trim_end().to_owned()).collect()
+        };
+        let (new, old) = (lines(&help), lines(include_str!("help.txt")));
+        assert!(new == old, "src/help.txt is to be:\n{help}");
+    }
+}

@@ -1,0 +1,295 @@
+//! The seller's event loop: between gateway, data plane and local commands.
+//!
+//! # Theory of operation
+//! What the gateway says is verified by the [`Membership`], and what follows from it is told to the
+//! data plane. When the control connection is lost, data goes on; the gateway is dialled again and
+//! the ticket shown again, which gives the same place. A grant is renewed at half its life.
+//!
+//! # Limits
+//! Clocks of a host that slept are noticed within [`RENEW_LOOK_INTERVAL`].
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use anyhow::bail;
+use overlay::clock;
+use overlay::dataplane::DataPlane;
+use overlay::exit::{Exit, Fault};
+use overlay::local::{Call, Server};
+use overlay::signals::Signals;
+use overlay_proto::control::{Command, Event, PathKind, Slot, Stats};
+use overlay_proto::membership::{Membership, MembershipError};
+use overlay_proto::messages::{JoinReply, RefuseReason, ToMember};
+use serde_json::json;
+use vde_switch::time::Instant;
+
+use super::link::{Link, LinkEvent};
+use super::report::{Report, path_words};
+use super::{nonce, tell};
+use crate::api::{LeaseStatus, Request};
+
+/// How often the data plane's counters are asked for.
+const STATS_INTERVAL: Duration = Duration::from_secs(1);
+/// Longest sleep before the grant's age is looked at again.
+const RENEW_LOOK_INTERVAL: Duration = Duration::from_secs(30);
+/// How long the first path may take until the log says so.
+const PATH_AFTER_MAX: Duration = Duration::from_secs(10);
+
+/// A running lease.
+#[derive(Debug)]
+pub(super) struct Member {
+    membership: Membership,
+    link: Link,
+    dataplane: DataPlane,
+    report: Report,
+    attached: String,
+    candidates: Vec<SocketAddr>,
+    port: u16,
+    started_at: Instant,
+    paths: BTreeMap<Slot, PathKind>,
+    stats: Stats,
+    /// Whether the guest's line was printed, and whether the log complained that it was not.
+    told: Told,
+    /// Whether the loss of the control connection was told.
+    control_lost: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Told {
+    Nothing,
+    Late,
+    Joined,
+}
+
+impl Member {
+    #[expect(clippy::too_many_arguments, reason = "each is a part of the running lease")]
+    pub(super) fn new(
+        membership: Membership,
+        link: Link,
+        dataplane: DataPlane,
+        report: Report,
+        attached: String,
+        candidates: Vec<SocketAddr>,
+        port: u16,
+        started_at: Instant,
+    ) -> Self {
+        Self {
+            membership,
+            link,
+            dataplane,
+            report,
+            attached,
+            candidates,
+            port,
+            started_at,
+            paths: BTreeMap::new(),
+            stats: Stats::default(),
+            told: Told::Nothing,
+            control_lost: false,
+        }
+    }
+
+    /// Serves until a signal, a `leave`, an eviction, or the end of a part.
+    pub(super) async fn run(
+        mut self,
+        local: &mut Server<Request>,
+        signals: Signals,
+    ) -> anyhow::Result<()> {
+        let ended = self.serve(local, signals).await;
+        let Self { link, dataplane, .. } = self;
+        if ended.is_ok() {
+            link.leave().await;
+        }
+        dataplane.stop();
+        ended
+    }
+
+    async fn serve(
+        &mut self,
+        local: &mut Server<Request>,
+        mut signals: Signals,
+    ) -> anyhow::Result<()> {
+        let mut ticks = tokio::time::interval(STATS_INTERVAL);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            let renew_after = self.renew_after();
+            tokio::select! {
+                () = signals.any() => return Ok(()),
+                event = self.link.next() => self.handle_link(event)?,
+                event = self.dataplane.event() => match event {
+                    Some(event) => self.handle_event(event)?,
+                    None => bail!("the data plane has ended"),
+                },
+                Call { request, answer } = local.call() => {
+                    let (value, is_last) = match request {
+                        Request::Status => (json!(self.status()), false),
+                        Request::Leave => (json!({}), true),
+                    };
+                    let _ = answer.send(value); // whoever asked may have gone
+                    if is_last {
+                        return Ok(());
+                    }
+                }
+                () = tokio::time::sleep(renew_after), if self.link.is_open() => self.renew()?,
+                _ = ticks.tick() => self.handle_tick()?,
+            }
+        }
+    }
+
+    fn handle_link(&mut self, event: LinkEvent) -> anyhow::Result<()> {
+        match event {
+            LinkEvent::Due => self.link.join(self.membership.request(nonce()?, clock::now())),
+            LinkEvent::Joined(JoinReply::Welcome(welcome)) => {
+                let commands = self.membership.handle_welcome(&welcome);
+                self.follow(commands)?;
+                if let Some(hello) = self.membership.hello(self.candidates.clone()) {
+                    self.link.open(hello);
+                }
+            }
+            LinkEvent::Joined(JoinReply::Refused(reason)) => self.handle_refusal(reason)?,
+            LinkEvent::Open => {
+                if std::mem::take(&mut self.control_lost) {
+                    self.report.control(true, "joined again")?;
+                }
+            }
+            LinkEvent::Message(message) => self.handle_message(message)?,
+            LinkEvent::Lost(error) => {
+                if !std::mem::replace(&mut self.control_lost, true) {
+                    self.report.control(false, &error.to_string())?;
+                }
+                tracing::info!(%error, "no control connection");
+            }
+        }
+        Ok(())
+    }
+
+    /// A gateway that is another's, or cannot write, may be right again later; the rest is final.
+    fn handle_refusal(&mut self, reason: RefuseReason) -> anyhow::Result<()> {
+        match reason {
+            RefuseReason::OtherOrder | RefuseReason::Unavailable => {
+                tracing::warn!(%reason, "the gateway does not let this guest in for now");
+                self.link.close();
+                Ok(())
+            }
+            RefuseReason::TicketUsed
+            | RefuseReason::TicketExpired
+            | RefuseReason::TicketUnknown
+            | RefuseReason::Version(_)
+            | RefuseReason::OrderFull
+            | RefuseReason::KeyInUse
+            | RefuseReason::Evicted
+            | RefuseReason::Malformed => Err(Fault::new(Exit::Refused, reason.to_string()).into()),
+        }
+    }
+
+    fn handle_message(&mut self, message: ToMember) -> anyhow::Result<()> {
+        let commands = self.membership.handle_message(message);
+        self.follow(commands)
+    }
+
+    /// Does what the gateway's words lead to; one whose words cannot be believed is left.
+    fn follow(&mut self, commands: Result<Vec<Command>, MembershipError>) -> anyhow::Result<()> {
+        match commands {
+            Ok(commands) => tell(&self.dataplane, &commands),
+            Err(error @ MembershipError::Evicted) => {
+                Err(Fault::new(Exit::Refused, error.to_string()).into())
+            }
+            Err(error) => {
+                tracing::warn!(%error, "the gateway said what cannot be believed");
+                self.link.close();
+                Ok(())
+            }
+        }
+    }
+
+    fn handle_event(&mut self, event: Event) -> anyhow::Result<()> {
+        match event {
+            Event::Path { slot, path, reason } => self.handle_path(slot, path, &reason)?,
+            Event::Stats(stats) => self.stats = stats,
+            Event::PortLost { port: _, reason } => bail!("the guest's interface is gone: {reason}"),
+            Event::Refused { reason } => tracing::warn!(reason, "the data plane refused a command"),
+            Event::Pong { .. } => {} // nobody asks here
+        }
+        Ok(())
+    }
+
+    fn handle_path(&mut self, slot: Slot, path: PathKind, reason: &str) -> anyhow::Result<()> {
+        if self.paths.insert(slot, path).unwrap_or(PathKind::None) == path {
+            return Ok(());
+        }
+        if slot == Slot::GATEWAY && self.told != Told::Joined {
+            if let (Some(grant), Some(config)) = (self.membership.grant(), self.membership.config())
+            {
+                self.told = Told::Joined;
+                let took = clock::now() - self.started_at;
+                self.report.joined(grant, config, &self.attached, path, took)?;
+            }
+            return Ok(());
+        }
+        let other = self.membership.view().entries().get(&slot);
+        let to = match other {
+            _ if slot == Slot::GATEWAY => "buyer".to_owned(),
+            Some(entry) => entry.grant.name.to_string(),
+            None => return Ok(()), // gone from the order meanwhile
+        };
+        Ok(self.report.path(&to, path, reason)?)
+    }
+
+    fn renew_after(&self) -> Duration {
+        let due = self.membership.renew_at().map(|at| at - clock::now());
+        due.unwrap_or(RENEW_LOOK_INTERVAL).min(RENEW_LOOK_INTERVAL)
+    }
+
+    fn renew(&mut self) -> anyhow::Result<()> {
+        let now = clock::now();
+        if self.membership.renew_at().is_some_and(|at| at <= now) {
+            let question = self.membership.renew(nonce()?, now);
+            self.link.send(question);
+        }
+        Ok(())
+    }
+
+    fn handle_tick(&mut self) -> anyhow::Result<()> {
+        self.dataplane.send(&Command::GetStats)?;
+        if self.told == Told::Nothing && clock::now() - self.started_at > PATH_AFTER_MAX {
+            self.told = Told::Late;
+            tracing::warn!(
+                "no data passes to the gateway yet: is UDP open to its port in all firewalls?"
+            );
+        }
+        Ok(())
+    }
+
+    fn status(&self) -> LeaseStatus {
+        let ticket = self.membership.ticket();
+        let station = self.membership.grant().map(|grant| grant.station);
+        let path = self.paths.get(&Slot::GATEWAY).copied().unwrap_or(PathKind::None);
+        let buyer = self.stats.members.iter().find(|stats| stats.slot == Slot::GATEWAY);
+        let rtt_us = buyer.and_then(|stats| stats.rtt_us);
+        let state = match (path, self.link.is_open()) {
+            (PathKind::None, false) => "away",
+            (PathKind::None, true) => "control",
+            (PathKind::Direct(_) | PathKind::Relay, false) => "data",
+            (PathKind::Direct(_) | PathKind::Relay, true) => "up",
+        };
+        let (path, remote) = path_words(path);
+        LeaseStatus {
+            order: ticket.body().order_name.to_string(),
+            id: self.membership.order().to_string(),
+            guest: ticket.body().guest.to_string(),
+            ipv4: station.map_or(String::new(), |station| station.ipv4.to_string()),
+            ipv6: station.map_or(String::new(), |station| station.ipv6.to_string()),
+            attached: self.attached.clone(),
+            port: self.port,
+            path: path.to_owned(),
+            remote,
+            rtt_ms: rtt_us.map(|us| f64::from(us) / 1000.0),
+            members: self.membership.view().entries().len(),
+            state: state.to_owned(),
+            in_bytes: self.stats.ports.iter().map(|port| port.in_bytes).sum(),
+            out_bytes: self.stats.ports.iter().map(|port| port.out_bytes).sum(),
+            drops: self.stats.drops.iter().cloned().collect(),
+        }
+    }
+}
