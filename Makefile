@@ -1,0 +1,37 @@
+# make demo    plays the product on this machine: two buyers, two sellers, four guests (needs root)
+# make test    runs all tests (needs root: the lab makes network namespaces)
+# make bench   prints the figures; ROUNDS=3 SECS=4
+# make build   the programs: overlay-gw, overlay-seller
+# make lint    rustfmt, clippy and rustdoc, as in .ci/run
+
+CARGO ?= cargo
+ROUNDS ?= 3
+SECS ?= 4
+# One profile for everything, so that each crate is compiled once.
+RUN = $(CARGO) run --quiet --release -p overlay-tests --bin
+
+.PHONY: build demo test bench lint preflight clean
+
+build:
+	@$(CARGO) build --release --workspace
+
+demo: preflight build
+	@exec $(RUN) overlay-demo
+
+test: preflight build
+	$(CARGO) test --release --workspace
+
+bench: preflight build
+	@exec $(RUN) overlay-bench -- --rounds $(ROUNDS) --secs $(SECS)
+
+lint:
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --release --workspace --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings -A rustdoc::private_intra_doc_links" $(CARGO) doc --release --workspace --no-deps \
+		--document-private-items
+
+preflight:
+	@deploy/preflight.sh
+
+clean:
+	$(CARGO) clean

@@ -1,0 +1,278 @@
+//! `make bench`: what does the segment cost, next to the bare cable it runs over?
+//!
+//! A gateway and a seller with a guest in a namespace of its own, one cable between them in wire
+//! mode N. The same traffic goes over the cable and over the segment, in fresh namespaces each
+//! round; printed are medians and, in brackets, the lowest and highest. The figures also go to
+//! `target/bench/overlay.json`.
+
+#![expect(clippy::print_stdout, reason = "a program whose purpose is to print")]
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use overlay_tests::cast::{Gateway, Guest, Programs};
+use overlay_tests::exit_on_signals;
+use overlay_tests::lab::{Host, Lab, Wire};
+use overlay_tests::traffic::{Pings, ping, wait_reach};
+use serde_json::{Value, json};
+
+/// Between two pings.
+const PING_INTERVAL: Duration = Duration::from_millis(5);
+/// Pings on the idle way.
+const IDLE_PINGS: u32 = 400;
+/// How long a flow runs before it counts as load.
+const LOAD_RAMP: Duration = Duration::from_millis(700);
+/// Clock ticks of /proc in a second; Linux has shown this value to programs since ever.
+const TICKS_PER_SECOND: f64 = 100.0;
+
+/// The rows of the table: key, heading, unit, decimals.
+const ROWS: [(&str, &str, &str, usize); 13] = [
+    ("tcp", "one flow, buyer to guest", "Gbit/s", 2),
+    ("tcp_reverse", "one flow, guest to buyer", "Gbit/s", 2),
+    ("tcp_8", "8 flows", "Gbit/s", 2),
+    ("udp_64", "UDP of 64 bytes", "k/s", 0),
+    ("ping_p50", "ping, idle, p50", "ms", 2),
+    ("ping_p99", "ping, idle, p99", "ms", 2),
+    ("loaded_p50", "ping, loaded, p50", "ms", 2),
+    ("loaded_p99", "ping, loaded, p99", "ms", 2),
+    ("cpu_per_gb", "daemons' CPU, one flow", "s/GB", 2),
+    ("join_line", "join, start to line", "ms", 0),
+    ("join_ping", "join, start to first ping", "ms", 0),
+    ("rss_gw", "memory of overlay-gw", "MB", 1),
+    ("rss_seller", "memory of overlay-seller", "MB", 1),
+];
+
+/// Values of one way, by row: one for each round.
+type Figures = BTreeMap<&'static str, Vec<f64>>;
+
+fn main() -> ExitCode {
+    let outcome = exit_on_signals().map_err(Into::into).and_then(|()| run());
+    if let Err(error) = &outcome {
+        eprintln!("overlay-bench: {error:#}");
+    }
+    ExitCode::from(u8::from(outcome.is_err()))
+}
+
+fn run() -> Result<()> {
+    let (mut secs, mut rounds) = (4, 3);
+    let mut words = std::env::args().skip(1);
+    while let Some(word) = words.next() {
+        let number = words.next().and_then(|text| text.parse::<u32>().ok()).filter(|n| *n > 0);
+        match (word.as_str(), number) {
+            ("--secs", Some(number)) => secs = number,
+            ("--rounds", Some(number)) => rounds = number,
+            _ => bail!("usage: overlay-bench [--secs SECONDS] [--rounds ROUNDS]"),
+        }
+    }
+    let programs = Programs::find()?;
+    let machine = machine();
+    println!("{machine}; wire mode N; {rounds} rounds of {secs} s");
+    let (mut bare, mut overlay) = (Figures::new(), Figures::new());
+    for round in 1..=rounds {
+        eprintln!("round {round} of {rounds}");
+        play(&programs, secs, &mut bare, &mut overlay)?;
+    }
+    println!("\n{:<28} {:>7}  {:>22}  {:>22}", "", "", "bare cable", "overlay");
+    for (key, heading, unit, decimals) in ROWS {
+        let cell = |figures: &Figures| {
+            figures.get(key).map_or("–".to_owned(), |values| {
+                let (median, low, high) = summary(values);
+                format!("{median:.decimals$} ({low:.decimals$}–{high:.decimals$})")
+            })
+        };
+        println!("{heading:<28} {unit:>7}  {:>22}  {:>22}", cell(&bare), cell(&overlay));
+    }
+    let path = write_json(&machine, secs, rounds, &bare, &overlay)?;
+    println!("\nwritten to {}", path.display());
+    Ok(())
+}
+
+/// One round: a fresh lab, the cable alone, then a segment over it.
+fn play(programs: &Programs, secs: u32, bare: &mut Figures, overlay: &mut Figures) -> Result<()> {
+    let mut lab = Lab::new()?;
+    let (buyer, seller, seat) = (lab.host("buyer")?, lab.host("seller")?, lab.guest("guest")?);
+    let cable = lab.connect(&seller, &buyer, Wire::N)?;
+    let daemons = Daemons { mark: format!("OVERLAY_LAB={}\0", lab.prefix()) };
+    measure(&buyer, &seller, cable.host.ipv4.into(), secs, None, bare)?;
+
+    let gateway = Gateway::up(programs, &buyer, "lab", &["--subnet", "10.99.0.0/24"])?;
+    let ticket = gateway.invite_file()?;
+    let started = Instant::now();
+    let guest = Guest::join(programs, &seller, &seat, &ticket, &[])?;
+    wait_reach(&buyer, guest.ipv4.into(), Duration::from_secs(15))?;
+    note(overlay, "join_ping", started.elapsed().as_secs_f64() * 1e3);
+    note(overlay, "join_line", guest.took.as_secs_f64() * 1e3);
+    measure(&buyer, &seat, guest.ipv4.into(), secs, Some(&daemons), overlay)?;
+    for (key, name) in [("rss_gw", "overlay-gw"), ("rss_seller", "overlay-seller")] {
+        note(overlay, key, daemons.memory_mb(name)?);
+    }
+    Ok(())
+}
+
+fn measure(
+    near: &Host,
+    far: &Host,
+    to: IpAddr,
+    secs: u32,
+    daemons: Option<&Daemons>,
+    figures: &mut Figures,
+) -> Result<()> {
+    wait_reach(near, to, Duration::from_secs(15))?;
+    let pings = ping(near, to, IDLE_PINGS, PING_INTERVAL)?;
+    note_pings(figures, ["ping_p50", "ping_p99"], &pings)?;
+
+    let cpu_before = daemons.map(Daemons::cpu_seconds).transpose()?;
+    let one = iperf(near, far, to, secs, &[])?;
+    note(figures, "tcp", bits_per_second(&one)? / 1e9);
+    if let (Some(daemons), Some(before)) = (daemons, cpu_before) {
+        let bytes = one["end"]["sum_received"]["bytes"].as_f64().context("iperf3 counts bytes")?;
+        note(figures, "cpu_per_gb", (daemons.cpu_seconds()? - before) / (bytes / 1e9));
+    }
+    note(figures, "tcp_reverse", bits_per_second(&iperf(near, far, to, secs, &["-R"])?)? / 1e9);
+    note(figures, "tcp_8", bits_per_second(&iperf(near, far, to, secs, &["-P", "8"])?)? / 1e9);
+
+    let udp = iperf(near, far, to, secs, &["-u", "-b", "0", "-l", "64"])?;
+    let number = |name: &str| udp["end"]["sum"][name].as_f64().context("iperf3 counts packets");
+    let received = number("packets")? - number("lost_packets")?;
+    note(figures, "udp_64", received / number("seconds")? / 1e3);
+
+    let load_secs = secs.max(4);
+    let loaded = thread::scope(|scope| {
+        let load = scope.spawn(|| iperf(near, far, to, load_secs, &[]));
+        thread::sleep(LOAD_RAMP);
+        let count = (load_secs - 1) * 1000 / PING_INTERVAL.as_millis() as u32;
+        let pings = ping(near, to, count, PING_INTERVAL);
+        let load = load.join().map_err(|_| anyhow::anyhow!("the load panicked"))?;
+        load.and(pings)
+    })?;
+    note_pings(figures, ["loaded_p50", "loaded_p99"], &loaded)
+}
+
+/// Runs iperf3 from `near` to a server of its own at `far`.
+fn iperf(near: &Host, far: &Host, to: IpAddr, secs: u32, more: &[&str]) -> Result<Value> {
+    let mut server = far.spawn("iperf3", ["-s", "-1", "--forceflush"])?;
+    server.wait_line(Duration::from_secs(5), |line| line.contains("listening"))?;
+    let (to, secs) = (to.to_string(), secs.to_string());
+    let words = ["-c", &to, "-t", &secs, "-J"].into_iter().chain(more.iter().copied());
+    let output = near.output("iperf3", words)?;
+    let report: Value = serde_json::from_slice(&output.stdout).context("iperf3 -J")?;
+    ensure!(report.get("error").is_none(), "iperf3 {more:?}: {}", report["error"]);
+    Ok(report)
+}
+
+fn bits_per_second(report: &Value) -> Result<f64> {
+    report["end"]["sum_received"]["bits_per_second"].as_f64().context("iperf3 gives a rate")
+}
+
+fn note(figures: &mut Figures, key: &'static str, value: f64) {
+    figures.entry(key).or_default().push(value);
+}
+
+fn note_pings(figures: &mut Figures, keys: [&'static str; 2], pings: &Pings) -> Result<()> {
+    for (key, percent) in keys.into_iter().zip([50, 99]) {
+        note(figures, key, pings.percentile(percent).context("no ping came back")?);
+    }
+    Ok(())
+}
+
+/// Returns the median, the lowest and the highest.
+fn summary(values: &[f64]) -> (f64, f64, f64) {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let at = |index: usize| sorted.get(index).copied().unwrap_or(f64::NAN);
+    (at(sorted.len() / 2), at(0), at(sorted.len().saturating_sub(1)))
+}
+
+/// The processes of one lab whose names begin with `overlay`, wherever they live.
+struct Daemons {
+    mark: String,
+}
+
+impl Daemons {
+    /// Returns their folders in /proc with their names.
+    fn all(&self) -> Result<Vec<(PathBuf, String)>> {
+        let mut found = Vec::new();
+        for entry in fs::read_dir("/proc")? {
+            let path = entry?.path();
+            let name = fs::read_to_string(path.join("comm")).unwrap_or_default();
+            let environment = fs::read(path.join("environ")).unwrap_or_default();
+            if name.starts_with("overlay")
+                && String::from_utf8_lossy(&environment).contains(&self.mark)
+            {
+                found.push((path, name.trim().to_owned()));
+            }
+        }
+        ensure!(!found.is_empty(), "no daemon is running");
+        Ok(found)
+    }
+
+    /// Returns the CPU seconds they have spent, user and system.
+    fn cpu_seconds(&self) -> Result<f64> {
+        let mut ticks = 0.0;
+        for (path, _) in self.all()? {
+            let stat = fs::read_to_string(path.join("stat")).unwrap_or_default();
+            let fields = stat.rsplit(") ").next().unwrap_or_default().split(' ');
+            ticks += fields.skip(11).take(2).filter_map(|n| n.parse::<f64>().ok()).sum::<f64>();
+        }
+        Ok(ticks / TICKS_PER_SECOND)
+    }
+
+    /// Returns the resident memory of those of one name.
+    fn memory_mb(&self, wanted: &str) -> Result<f64> {
+        let mut kilobytes = 0.0;
+        for (path, _) in self.all()?.into_iter().filter(|(_, name)| name == wanted) {
+            let status = fs::read_to_string(path.join("status")).unwrap_or_default();
+            let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+            let number = line.and_then(|line| line.split_whitespace().next()?.parse::<f64>().ok());
+            kilobytes += number.with_context(|| format!("memory of {wanted}"))?;
+        }
+        Ok(kilobytes / 1e3)
+    }
+}
+
+fn machine() -> String {
+    let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
+    let info = read("/proc/cpuinfo");
+    let cpu = info.lines().find_map(|line| line.strip_prefix("model name")).unwrap_or("CPU");
+    let cores = thread::available_parallelism().map_or(0, usize::from);
+    format!(
+        "{cores} × {}, Linux {}",
+        cpu.trim_start_matches(['\t', ' ', ':']),
+        read("/proc/sys/kernel/osrelease").trim()
+    )
+}
+
+fn write_json(
+    machine: &str,
+    secs: u32,
+    rounds: u32,
+    bare: &Figures,
+    overlay: &Figures,
+) -> Result<PathBuf> {
+    let way = |figures: &Figures| {
+        let rows = ROWS.iter().filter_map(|(key, _, unit, _)| {
+            let values = figures.get(key)?;
+            let (median, min, max) = summary(values);
+            let row =
+                json!({"unit": unit, "median": median, "min": min, "max": max, "values": values});
+            Some(((*key).to_owned(), row))
+        });
+        Value::Object(rows.collect())
+    };
+    let report = json!({
+        "machine": machine, "wire": "N", "secs": secs, "rounds": rounds,
+        "bare": way(bare), "overlay": way(overlay),
+    });
+    let own = std::env::current_exe()?;
+    let target = own.ancestors().nth(2).context("programs are in target/PROFILE")?;
+    let path = target.join("bench").join("overlay.json");
+    fs::create_dir_all(target.join("bench"))?;
+    fs::write(&path, format!("{report:#}\n")).with_context(|| format!("{}", path.display()))?;
+    Ok(path)
+}
