@@ -7,8 +7,9 @@
 CARGO ?= cargo
 ROUNDS ?= 3
 SECS ?= 4
-# One profile for everything, so that each crate is compiled once.
-RUN = $(CARGO) run --quiet --release -p overlay-tests --bin
+# One profile and one set of packages for everything, so that each crate is compiled once: cargo
+# would build some again for a single package, whose features unite otherwise.
+PROGRAMS = $${CARGO_TARGET_DIR:-target}/release
 
 .PHONY: build demo test bench lint preflight clean
 
@@ -16,13 +17,13 @@ build:
 	@$(CARGO) build --release --workspace
 
 demo: preflight build
-	@exec $(RUN) overlay-demo
+	@exec $(PROGRAMS)/overlay-demo
 
 test: preflight build
 	$(CARGO) test --release --workspace
 
 bench: preflight build
-	@exec $(RUN) overlay-bench -- --rounds $(ROUNDS) --secs $(SECS)
+	@exec $(PROGRAMS)/overlay-bench --rounds $(ROUNDS) --secs $(SECS)
 
 lint:
 	$(CARGO) fmt --all --check
