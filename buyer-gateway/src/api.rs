@@ -3,6 +3,8 @@
 use overlay_proto::names::Name;
 use serde::{Deserialize, Serialize};
 
+use crate::manage::Change;
+
 /// A request.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(tag = "do", rename_all = "lowercase")]
@@ -15,9 +17,13 @@ pub(crate) enum Request {
         slots: u16,
         /// Name of the one guest, if not by number.
         guest: Option<Name>,
+        /// Whether that guest is known, and whoever uses the ticket is to take its place.
+        replace: bool,
         /// Seconds until they expire.
         expires_s: u64,
     },
+    /// Answered by `{}` when it is made and members are told.
+    Change(Change),
     /// Answered by a [`Pong`].
     Ping {
         /// Whom.
@@ -44,7 +50,7 @@ pub(crate) struct OrderStatus {
     pub(crate) port: u16,
     /// `running` or `stopped`.
     pub(crate) state: String,
-    /// All guests that were ever invited and joined.
+    /// All guests that joined and did not leave.
     pub(crate) guests: Vec<GuestStatus>,
     /// Frames dropped, by reason.
     pub(crate) drops: std::collections::BTreeMap<String, u64>,
@@ -71,7 +77,8 @@ pub(crate) struct GuestStatus {
     pub(crate) loss_percent: u8,
     /// Bits a second, both directions together, over the last second.
     pub(crate) rate_bps: f64,
-    /// `up`: path and control; `data`: the path alone; `away`: neither.
+    /// `up`: path and control; `data`: the path alone; `control`: the stream alone; `away`:
+    /// neither; `suspended`: its grant ran out; `evicted`.
     pub(crate) state: String,
     /// Frames from it or to it that were dropped.
     pub(crate) dropped: u64,

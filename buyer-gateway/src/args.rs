@@ -12,6 +12,8 @@ use overlay_proto::names::Name;
 use overlay_proto::ticket::DialAddr;
 use vde_attach::tap::IfName;
 
+use crate::setting::Setting;
+
 /// The buyer's side of an order: a private Ethernet segment of his computer and rented guests.
 #[derive(Debug, Parser)]
 #[command(name = "overlay-gw", version, max_term_width = 100)]
@@ -35,6 +37,10 @@ pub(crate) enum Command {
     Up(Up),
     /// Prints tickets for sellers, one a line, whether the order runs or not
     Invite(Invite),
+    /// Takes a guest out of an order at once; its seller cannot come back without a new ticket
+    Evict(Evict),
+    /// Changes an order's options, whether it runs or not; connections live on
+    Set(Set),
     /// Shows the guests of a running order
     Status(Status),
     /// Lists all orders
@@ -101,6 +107,33 @@ pub(crate) struct Invite {
     /// How long the tickets may be used first
     #[arg(long, value_name = "TIME", default_value = "24h", value_parser = duration::parse)]
     pub(crate) expires: Duration,
+
+    /// Gives the place of the guest of this --name, its addresses too, to whoever uses the ticket
+    #[arg(long, requires = "guest")]
+    pub(crate) replace: bool,
+
+    /// Takes the unused ticket of this guest back instead
+    #[arg(long, value_name = "GUEST", conflicts_with_all = ["slots", "guest", "expires"])]
+    pub(crate) revoke: Option<Name>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Evict {
+    /// The order's name
+    pub(crate) name: Name,
+    /// The guest's name
+    pub(crate) guest: Name,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Set {
+    /// The order's name
+    pub(crate) name: Name,
+
+    /// mtu=BYTES, broadcast=on|off, rate=BITS|off (a second, of each guest: 500k, 100M, 2G),
+    /// life=TIME (of grants, 10s to 15m: a guest that was not heard for so long is suspended)
+    #[arg(required = true, value_name = "OPTION=VALUE")]
+    pub(crate) settings: Vec<Setting>,
 }
 
 #[derive(Debug, Args)]
@@ -161,6 +194,10 @@ mod tests {
             "overlay-gw invite lab --state /tmp/x",
             "overlay-gw invite lab --slots 3 --expires 90m",
             "overlay-gw invite lab --name builder",
+            "overlay-gw invite lab --name g1 --replace --expires 1h",
+            "overlay-gw invite lab --revoke g2",
+            "overlay-gw evict lab g1",
+            "overlay-gw set lab mtu=1400 broadcast=off rate=100M life=20s",
             "overlay-gw status",
             "overlay-gw status lab --json",
             "overlay-gw orders --json",
@@ -184,6 +221,13 @@ mod tests {
             "overlay-gw up lab --expose ssh",
             "overlay-gw invite lab --slots 0",
             "overlay-gw invite lab --expires 0h",
+            "overlay-gw invite lab --replace",
+            "overlay-gw invite lab --revoke g1 --name g1",
+            "overlay-gw invite lab --revoke g1 --slots 2",
+            "overlay-gw evict lab",
+            "overlay-gw set lab",
+            "overlay-gw set lab mtu=100",
+            "overlay-gw set lab colour=red",
             "overlay-gw ping lab",
         ] {
             assert_eq!(error(line).exit_code(), 2, "{line}");

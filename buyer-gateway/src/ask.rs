@@ -74,6 +74,7 @@ pub(crate) fn status(state: Option<&Path>, args: &Status) -> anyhow::Result<Exit
             for guest in &order.guests {
                 let mut object = serde_json::to_value(guest)?;
                 object["order"] = json!(order.order);
+                object["drops"] = json!(order.drops);
                 line(&object.to_string())?;
             }
         }

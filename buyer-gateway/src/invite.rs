@@ -15,22 +15,49 @@ use overlay_proto::ticket::{TicketError, TicketSecret};
 use crate::api::{Request, Tickets};
 use crate::args::Invite;
 use crate::ask::{ask, connect};
+use crate::manage::{self, Change};
 use crate::order::Book;
 
 /// How long the tickets of `up --invite` may be used first.
 pub(crate) const EXPIRES_AFTER: Duration = Duration::from_secs(24 * 3600);
 
-pub(crate) fn run(state: Option<&Path>, args: &Invite) -> anyhow::Result<Exit> {
+/// Whose places tickets are for.
+#[derive(Clone, Debug)]
+pub(crate) enum For {
+    /// So many new guests, named by their numbers.
+    New(u16),
+    /// A new guest of this name.
+    Named(Name),
+    /// Whoever takes the place of this guest.
+    Instead(Name),
+}
+
+impl For {
+    /// Reads what was asked for; a name goes before a number.
+    pub(crate) fn new(slots: u16, guest: Option<Name>, replace: bool) -> Self {
+        match (guest, replace) {
+            (None, _) => Self::New(slots),
+            (Some(guest), false) => Self::Named(guest),
+            (Some(guest), true) => Self::Instead(guest),
+        }
+    }
+}
+
+pub(crate) fn run(state: Option<&Path>, args: Invite) -> anyhow::Result<Exit> {
+    if let Some(guest) = args.revoke {
+        return manage::change(state, &args.name, Change::Revoke { guest });
+    }
     let state = StateDir::find(state)?;
     let expires_s = args.expires.as_secs();
     let tickets = match connect(&state, &args.name)? {
         Some(mut client) => {
-            let (slots, guest) = (args.slots, args.guest.clone());
-            ask(&mut client, &Request::Invite { slots, guest, expires_s })?
+            let Invite { slots, guest, replace, .. } = args;
+            ask(&mut client, &Request::Invite { slots, guest, replace, expires_s })?
         }
         None => {
             let mut book = Book::open_existing(&state, &args.name)?;
-            make(&mut book, args.slots, args.guest.as_ref(), args.expires)?
+            let whose = For::new(args.slots, args.guest, args.replace);
+            make(&mut book, whose, args.expires)?
         }
     };
     for (_, text) in tickets.tickets {
@@ -42,16 +69,24 @@ pub(crate) fn run(state: Option<&Path>, args: &Invite) -> anyhow::Result<Exit> {
 /// Makes tickets, each written to the store before anyone sees it.
 pub(crate) fn make(
     book: &mut Book,
-    count: u16,
-    guest: Option<&Name>,
+    whose: For,
     expires_after: Duration,
 ) -> anyhow::Result<Tickets> {
-    let expires_at = clock::unix_seconds().saturating_add(expires_after.as_secs());
+    let (unix_now, now) = (clock::unix_seconds(), clock::now());
+    let expires_at = unix_now.saturating_add(expires_after.as_secs());
+    let (count, name, instead) = match whose {
+        For::New(count) => (count, None, None),
+        For::Named(guest) => (1, Some(guest), None),
+        For::Instead(guest) => (1, None, Some(manage::slot_of(book, &guest)?)),
+    };
     let mut tickets = Vec::new();
     for _ in 0..count {
         let mut secret = TicketSecret([0; 16]);
         getrandom::fill(&mut secret.0).context("the system has no randomness")?;
-        let made = book.registry.invite(guest.cloned(), secret, expires_at);
+        let made = match instead {
+            Some(slot) => book.registry.replace(slot, secret, expires_at, unix_now, now),
+            None => book.registry.invite(name.clone(), secret, expires_at, unix_now, now),
+        };
         let (ticket, records) = made.map_err(|error| explain(book, error))?;
         book.commit(&records)?;
         tickets.push((ticket.body().guest.to_string(), ticket.encode()));

@@ -4,7 +4,9 @@ mod api;
 mod args;
 mod ask;
 mod invite;
+mod manage;
 mod order;
+mod setting;
 mod up;
 
 use std::io::Write;
@@ -37,7 +39,9 @@ fn run(cli: Cli) -> anyhow::Result<Exit> {
     let state = cli.state.as_deref();
     match cli.command {
         Command::Up(args) => up::run(state, args),
-        Command::Invite(args) => invite::run(state, &args),
+        Command::Invite(args) => invite::run(state, args),
+        Command::Evict(args) => manage::evict(state, args),
+        Command::Set(args) => manage::set(state, args),
         Command::Status(args) => ask::status(state, &args),
         Command::Orders(args) => ask::orders(state, &args),
         Command::Ping(args) => ask::ping(state, &args),

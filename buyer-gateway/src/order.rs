@@ -1,16 +1,13 @@
 //! An order on disk and its registry in memory, kept in step: written first, acted on after.
 
-use std::fs;
-use std::path::PathBuf;
 use std::thread;
 use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use overlay::clock;
 use overlay::datakey::DataKey;
 use overlay::exit::{Exit, Fault};
 use overlay::host::routes::Route;
-use overlay::keyfile;
 use overlay::records::{self, StoredOrder};
 use overlay::state::{Kind, StateDir};
 use overlay::store::{Store, StoreError};
@@ -22,6 +19,7 @@ use overlay_proto::order::Order;
 use overlay_proto::registry::{OrderRecord, Record, Registry};
 
 use crate::api::OrderStatus;
+use crate::up::guests;
 
 /// How long a store that is in use is waited for: `invite` of a stopped order holds it shortly.
 const BUSY_AFTER_MAX: Duration = Duration::from_secs(2);
@@ -36,8 +34,6 @@ pub(crate) struct Book {
     pub(crate) data_key: DataKey,
     /// The node's key.
     pub(crate) key: NodeKey,
-    /// The file of an order that was not there before, removed again unless the start succeeds.
-    new: Option<PathBuf>,
 }
 
 impl Book {
@@ -50,20 +46,17 @@ impl Book {
         subnet: Option<Subnet>,
         routes: &[Route],
     ) -> anyhow::Result<Self> {
-        let key = keyfile::load_or_create(&state.key_path())?;
+        let key = state.node_key()?;
         let path = state.store_path(Kind::Order, name.as_str());
-        let (store, is_new) = open_patiently(name, || {
-            let is_new = !path.exists();
-            Store::open(&path).map(|store| (store, is_new))
-        })?;
-        let stored = match records::load_order(&store)? {
-            Some(stored) => stored,
-            None => {
-                let made = create(&key, name, subnet, routes);
-                if made.is_err() && is_new {
-                    fs::remove_file(&path)?;
-                }
-                made?
+        let (store, stored) = match open_patiently(|| Store::open(&path)) {
+            Err(StoreError::Absent(_)) => {
+                let made = create(&key, name, subnet, routes)?;
+                (Store::create(&path)?, made)
+            }
+            store => {
+                let store = store?;
+                let stored = records::load_order(&store)?;
+                (store, stored)
             }
         };
         let known = stored.order.subnet;
@@ -74,29 +67,23 @@ impl Book {
             return Err(Fault::new(Exit::Usage, text).into());
         }
         check_free(known, routes, "remove that route, or make another order with --subnet")?;
-        Self::new(store, key, stored, is_new.then_some(path))
+        Self::new(store, key, stored)
     }
 
     /// Opens an order that is there and does not run.
     pub(crate) fn open_existing(state: &StateDir, name: &Name) -> anyhow::Result<Self> {
         let path = state.store_path(Kind::Order, name.as_str());
-        let store = open_patiently(name, || Store::open_existing(&path))?;
-        let Some(stored) = records::load_order(&store)? else {
-            bail!("order {name} is being made right now: try again");
-        };
-        let key = keyfile::load_or_create(&state.key_path())?;
-        Self::new(store, key, stored, None)
+        let store = open_patiently(|| Store::open(&path))?;
+        let stored = records::load_order(&store)?;
+        let key = state.node_key()?;
+        Self::new(store, key, stored)
     }
 
-    fn new(
-        store: Store,
-        key: NodeKey,
-        stored: StoredOrder,
-        new: Option<PathBuf>,
-    ) -> anyhow::Result<Self> {
+    fn new(store: Store, key: NodeKey, stored: StoredOrder) -> anyhow::Result<Self> {
         let StoredOrder { order, data_key, tickets, slots } = stored;
-        let registry = Registry::open(key.clone(), order, tickets, slots)?;
-        let book = Self { store, registry, data_key, key, new };
+        let (unix_now, now) = (clock::unix_seconds(), clock::now());
+        let registry = Registry::open(key.clone(), order, tickets, slots, unix_now, now)?;
+        let book = Self { store, registry, data_key, key };
         let mut changes = records::changes(&[Record::Order(book.registry.order_record().clone())]);
         changes.push(records::order_secret(&book.data_key));
         book.store.write(&changes)?;
@@ -108,18 +95,14 @@ impl Book {
         if records.is_empty() { Ok(()) } else { self.store.write(&records::changes(records)) }
     }
 
-    /// Keeps a new order from here on.
-    pub(crate) fn keep(&mut self) {
-        self.new = None;
+    /// Gives a new order its file, which goes again unless the start succeeds.
+    pub(crate) fn publish(&mut self) -> Result<(), StoreError> {
+        self.store.publish()
     }
-}
 
-impl Drop for Book {
-    fn drop(&mut self) {
-        if let Some(path) = self.new.take() {
-            // Nothing was handed out yet; a file that stays is an order without guests.
-            let _ = fs::remove_file(path);
-        }
+    /// Keeps a new order from here on.
+    pub(crate) fn keep(&mut self) -> Result<(), StoreError> {
+        self.store.keep()
     }
 }
 
@@ -156,33 +139,35 @@ fn check_free(subnet: Subnet, routes: &[Route], cure: &str) -> anyhow::Result<()
     }
 }
 
-fn open_patiently<T>(
-    name: &Name,
-    mut open: impl FnMut() -> Result<T, StoreError>,
-) -> anyhow::Result<T> {
+/// Opens a store, waiting shortly for a command that has it.
+fn open_patiently(open: impl Fn() -> Result<Store, StoreError>) -> Result<Store, StoreError> {
     let started_at = clock::now();
     loop {
         match open() {
             Err(StoreError::Busy(_)) if clock::now() - started_at < BUSY_AFTER_MAX => {
                 thread::sleep(Duration::from_millis(50));
             }
-            Err(StoreError::Busy(_)) => bail!("order {name} is in use by another process"),
-            opened => return Ok(opened?),
+            opened => return opened,
         }
     }
 }
 
 /// Says what is known of an order that does not run; `None` if another process has it open.
 pub(crate) fn stopped_status(state: &StateDir, name: &str) -> anyhow::Result<Option<OrderStatus>> {
-    let store = match Store::open_existing(&state.store_path(Kind::Order, name)) {
+    let store = match Store::open(&state.store_path(Kind::Order, name)) {
         Err(StoreError::Busy(_) | StoreError::Absent(_)) => return Ok(None),
         store => store?,
     };
-    let Some(StoredOrder { order, slots, .. }) = records::load_order(&store)? else {
-        return Ok(None);
-    };
+    let StoredOrder { order, slots, .. } = records::load_order(&store)?;
     let segment = order.segment();
     let guests = slots.iter().filter(|slot| slot.left_at.is_none());
+    let guests = guests.filter_map(|slot| {
+        let mut guest = guests::silent(slot, &order.station(slot.slot)?);
+        if slot.evicted_at.is_some() {
+            guest.state = "evicted".to_owned();
+        }
+        Some(guest)
+    });
     Ok(Some(OrderStatus {
         order: order.name.to_string(),
         id: order.id().to_string(),
@@ -191,9 +176,7 @@ pub(crate) fn stopped_status(state: &StateDir, name: &str) -> anyhow::Result<Opt
         you: order.station(Slot::GATEWAY).map_or(String::new(), |own| own.ipv4.to_string()),
         port: order.port,
         state: "stopped".to_owned(),
-        guests: guests
-            .filter_map(|slot| Some(crate::up::guests::silent(slot, &order.station(slot.slot)?)))
-            .collect(),
+        guests: guests.collect(),
         drops: std::collections::BTreeMap::new(),
     }))
 }
@@ -217,7 +200,7 @@ mod tests {
         let (_folder, state) = state();
         let name: Name = "farm".parse().expect("a name");
         let mut book = Book::open_or_create(&state, &name, None, &[]).expect("new");
-        book.keep();
+        book.keep().expect("its name is free");
         let (id, subnet) = (book.registry.id(), book.registry.order_record().subnet);
         let data_key = book.data_key.public();
         drop(book);
@@ -249,7 +232,7 @@ mod tests {
         let subnet = |text: &str| Some(text.parse().expect("a subnet"));
         let mut book =
             Book::open_or_create(&state, &name, subnet("10.77.0.0/24"), &[]).expect("new");
-        book.keep();
+        book.keep().expect("its name is free");
         drop(book);
         let moved = Book::open_or_create(&state, &name, subnet("10.78.0.0/24"), &[]);
         assert!(moved.expect_err("moved").to_string().contains("for life"));

@@ -15,7 +15,9 @@ pub(crate) mod guests;
 mod reach;
 mod report;
 mod segment;
+mod sellers;
 mod serve;
+mod streams;
 
 use std::fs::{self, OpenOptions};
 use std::io::Write;
@@ -36,7 +38,7 @@ use overlay::ports::{self, Listening};
 use overlay::preflight::{self, Need};
 use overlay::signals::Signals;
 use overlay::state::{Kind, StateDir, give_to_sudo_user};
-use overlay_proto::control::{LocalPort, Slot};
+use overlay_proto::control::{Limits, LocalPort, Slot};
 use overlay_proto::dial::{DialRules, Lan};
 use overlay_proto::ticket::ADDRESSES_MAX;
 use tokio::runtime;
@@ -46,7 +48,7 @@ use self::reach::Reach;
 use self::report::Report;
 use self::serve::Gateway;
 use crate::args::Up;
-use crate::invite;
+use crate::invite::{self, For};
 use crate::order::Book;
 
 /// Longest wait for tasks that do not end by themselves.
@@ -99,22 +101,24 @@ async fn serve(
     let own = own.context("the order's subnet has no address for this computer")?;
     let tap = args.tap.clone().unwrap_or_else(|| IfName::fit(&format!("ovl-{}", args.name)));
     let order_segment = book.registry.order_record().segment();
-    let (buyers_end, tap) = segment::make(&args.name, tap, own, &order_segment, &args.expose)?;
+    let (buyers_end, fd) =
+        segment::make(&args.name, tap.clone(), own, &order_segment, &args.expose)?;
 
     let config = DataPlaneConfig { key: book.data_key.secret(), slot: Slot::GATEWAY, udp };
     let dataplane = DataPlane::start(config).context("the data plane does not start")?;
     let (_net, events) = p2p::serve(&book.key, tcp).await?;
+    book.publish()?; // whoever has the store may take the local socket
     let mut local = Server::listen(socket)
         .with_context(|| format!("{} cannot be listened on", socket.display()))?;
 
     let records = book.registry.set_reach(reach.addresses.clone(), Vec::new(), port);
     book.commit(&records)?;
-    book.keep();
+    book.keep()?;
     let report = if args.json { Report::Json } else { Report::Text };
     let rules = DialRules { lan, links: own_addresses };
-    let mut gateway = Gateway::new(book, dataplane, rules, report);
+    let mut gateway = Gateway::new(book, dataplane, rules, report, tap);
     gateway.start()?;
-    gateway.dataplane.attach(LocalPort(0), vec![own], tap)?;
+    gateway.dataplane.attach(LocalPort::GUEST, vec![own], Limits::NONE, fd)?;
 
     report.ready(gateway.book.registry.order_record(), &own, &reach.said)?;
     write_tickets(&mut gateway.book, args, report)?;
@@ -133,7 +137,8 @@ fn write_tickets(book: &mut Book, args: &Up, report: Report) -> anyhow::Result<(
     if args.invite == 0 {
         return Ok(());
     }
-    for (guest, text) in invite::make(book, args.invite, None, invite::EXPIRES_AFTER)?.tickets {
+    let whose = For::New(args.invite);
+    for (guest, text) in invite::make(book, whose, invite::EXPIRES_AFTER)?.tickets {
         let name = format!("{}-{guest}.ovl", args.name);
         let path = Path::new(&name);
         let write = || -> std::io::Result<()> {

@@ -24,7 +24,7 @@ use std::thread::JoinHandle;
 use arc_swap::ArcSwap;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
-use overlay_proto::control::{Command, Event, LocalPort, Slot};
+use overlay_proto::control::{Command, Event, Limits, LocalPort, Slot};
 use overlay_proto::node::Node;
 use overlay_proto::tunnel::wireguard::WireGuardCarrier;
 use tokio::io::Interest;
@@ -123,8 +123,14 @@ impl DataPlane {
     ///
     /// # Errors
     /// As [`DataPlane::send`].
-    pub fn attach(&self, port: LocalPort, stations: Vec<Station>, tap: OwnedFd) -> io::Result<()> {
-        let command = Command::AttachPort { port, stations };
+    pub fn attach(
+        &self,
+        port: LocalPort,
+        stations: Vec<Station>,
+        limits: Limits,
+        tap: OwnedFd,
+    ) -> io::Result<()> {
+        let command = Command::AttachPort { port, stations, limits };
         control::send_command(&self.socket, &command, Some(tap.as_fd()))
     }
 

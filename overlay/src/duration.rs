@@ -27,6 +27,17 @@ pub fn parse(text: &str) -> Result<Duration, String> {
     }
 }
 
+/// Writes a duration in the largest unit that says it without a rest: `15 min`, `90 s`, `12 h`.
+#[must_use]
+pub fn show(duration: Duration) -> String {
+    let seconds = duration.as_secs();
+    let units = [(86_400, "days"), (3600, "h"), (60, "min")];
+    match units.into_iter().find(|(unit, _)| seconds >= 2 * unit && seconds.is_multiple_of(*unit)) {
+        Some((unit, name)) => format!("{} {name}", seconds / unit),
+        None => format!("{seconds} s"),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -38,5 +49,11 @@ mod tests {
         for bad in ["", "h", "24", "1w", "-1h", "366d", "0s", "5€", "1.5h"] {
             assert!(parse(bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn durations_are_shown_in_one_unit() {
+        let shown = [10, 60, 900, 5400, 12 * 3600, 7 * 86_400].map(Duration::from_secs).map(show);
+        assert_eq!(shown, ["10 s", "60 s", "15 min", "90 min", "12 h", "7 days"]);
     }
 }

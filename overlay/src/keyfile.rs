@@ -70,6 +70,13 @@ fn create(path: &Path) -> io::Result<()> {
 /// Why the node's key cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum KeyError {
+    /// It is gone, and what it made is still there.
+    #[error(
+        "node key {} is gone, though orders or leases of it are there: restore it from a backup, \
+         or move them away",
+        .0.display()
+    )]
+    Lost(PathBuf),
     /// A symbolic link, a folder or a device.
     #[error("node key {} is not a regular file: put the file itself there", .0.display())]
     NotAFile(PathBuf),

@@ -8,15 +8,18 @@
 //! business.
 //!
 //! A peer that answers no ping for [`PING_TIMEOUT`] is disconnected, so that a cut cable ends a
-//! stream as surely as a closed one.
+//! stream as surely as a closed one. On a member stream the seller says something every
+//! [`HEARTBEAT_INTERVAL`], if only an empty message: pings are a connection's, and of two hosts
+//! with one key only the streams tell which is there.
 //!
 //! # Limits
 //! All are constants below. libp2p-stream queues a single new stream and drops the next, so a
 //! seller tries a stream that ends without an answer [`STREAM_TRIES_MAX`] times: a join repeated
 //! with the same key and ticket gives the same slot, and a hello is answered by an empty message
-//! before anything else. One address may hold all connections. Left out: relays, WebSocket, QUIC,
-//! DHT, mDNS.
+//! before anything else. One address, or one /64 of IPv6, has a part of all places at most. Left
+//! out: relays, WebSocket, QUIC, DHT, mDNS.
 
+mod crowd;
 mod frame;
 mod gateway;
 mod seller;
@@ -36,10 +39,16 @@ pub use self::gateway::{GatewayEvent, GatewayNet, ServeError, StreamId, serve};
 pub use self::seller::{DialError, JoinError, SellerNet, dial};
 
 /// Connections that a gateway lets be in the middle of their handshake.
-pub const PENDING_INCOMING_MAX: u32 = 128;
+pub const PENDING_INCOMING_MAX: u32 = 256;
+
+/// Of these, from one address: less, and a site's hosts that start together would be refused.
+pub const PENDING_PER_ADDRESS_MAX: usize = 64;
 
 /// Connections that a gateway has at once: two for each member of the largest order.
 pub const CONNECTIONS_MAX: u32 = 1024;
+
+/// Of these, from one address: a site behind one NAT with all guests of a /24.
+pub const CONNECTIONS_PER_ADDRESS_MAX: usize = 256;
 
 /// Connections of one key: leases of one host in one order, and one more while they reconnect.
 pub const CONNECTIONS_PER_PEER_MAX: u32 = 16;
@@ -63,8 +72,11 @@ pub const MESSAGE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a connection without a stream stays.
 pub const IDLE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How long a member may say nothing: twice the time after which it renews its grant.
-pub const MEMBER_IDLE_TIMEOUT: Duration = Duration::from_secs(900);
+/// How long a member says nothing before it says that it is there.
+pub const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(3);
+
+/// How long a member may say nothing: ten heartbeats.
+pub const MEMBER_IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Time between two messages of one member, at least, in the long run.
 pub const MEMBER_MESSAGE_INTERVAL: Duration = Duration::from_millis(20);
@@ -88,6 +100,7 @@ pub const EVENTS_LEN: usize = 256;
 #[derive(NetworkBehaviour)]
 struct Behaviour {
     limits: connection_limits::Behaviour,
+    crowd: crowd::Behaviour,
     memory: memory_connection_limits::Behaviour,
     identify: identify::Behaviour,
     ping: ping::Behaviour,
@@ -120,6 +133,7 @@ fn swarm(key: &NodeKey, side: Side) -> Result<Swarm, noise::Error> {
         let ping = ping::Config::new().with_interval(PING_INTERVAL).with_timeout(PING_TIMEOUT);
         Behaviour {
             limits: connection_limits::Behaviour::new(limits),
+            crowd: crowd::Behaviour::default(),
             memory: memory_connection_limits::Behaviour::with_max_bytes(MEMORY_MAX),
             identify: identify::Behaviour::new(identify),
             ping: ping::Behaviour::new(ping),

@@ -29,21 +29,17 @@ pub struct StoredOrder {
     pub slots: Vec<SlotRecord>,
 }
 
-/// Reads an order; `None` from a store that has none yet.
+/// Reads an order.
 ///
 /// # Errors
-/// [`RecordError`].
-pub fn load_order(store: &Store) -> Result<Option<StoredOrder>, RecordError> {
-    let (Some(order), Some(secret)) = (store.get(ORDER, b"record")?, store.get(ORDER, b"secret")?)
-    else {
-        return Ok(None);
-    };
-    Ok(Some(StoredOrder {
-        order: decode(&order)?,
-        data_key: data_key(&secret)?,
+/// [`RecordError`]; a store is published with its order in it, so one that lacks it is unreadable.
+pub fn load_order(store: &Store) -> Result<StoredOrder, RecordError> {
+    Ok(StoredOrder {
+        order: decode(&get(store, ORDER, b"record")?)?,
+        data_key: data_key(&get(store, ORDER, b"secret")?)?,
         tickets: list(store, TICKETS)?,
         slots: list(store, SLOTS)?,
-    }))
+    })
 }
 
 /// Writes the secret of a new order's data plane; the order's record must be written with it.
@@ -75,18 +71,17 @@ pub struct StoredLease {
     pub port: u16,
 }
 
-/// Reads a lease; `None` from a store that has none yet.
+/// Reads a lease.
 ///
 /// # Errors
-/// [`RecordError`].
-pub fn load_lease(store: &Store) -> Result<Option<StoredLease>, RecordError> {
-    let (Some(ticket), Some(secret)) = (store.get(LEASE, b"ticket")?, store.get(LEASE, b"secret")?)
-    else {
-        return Ok(None);
-    };
-    let port = store.get(LEASE, b"port")?.map_or(Ok(0), |port| decode(&port))?;
-    let ticket = String::from_utf8(ticket).map_err(|_| RecordError::Unreadable)?;
-    Ok(Some(StoredLease { ticket, data_key: data_key(&secret)?, port }))
+/// [`RecordError`], as [`load_order`].
+pub fn load_lease(store: &Store) -> Result<StoredLease, RecordError> {
+    let ticket = get(store, LEASE, b"ticket")?;
+    Ok(StoredLease {
+        ticket: String::from_utf8(ticket).map_err(|_| RecordError::Unreadable)?,
+        data_key: data_key(&get(store, LEASE, b"secret")?)?,
+        port: decode(&get(store, LEASE, b"port")?)?,
+    })
 }
 
 /// Writes a lease.
@@ -100,6 +95,10 @@ pub fn save_lease(store: &Store, lease: &StoredLease) -> Result<(), RecordError>
         change(b"secret", lease.data_key.secret().to_vec()),
         change(b"port", encode(&lease.port)),
     ])?)
+}
+
+fn get(store: &Store, table: Table, key: &[u8]) -> Result<Vec<u8>, RecordError> {
+    store.get(table, key)?.ok_or(RecordError::Unreadable)
 }
 
 fn list<T: Serialize + DeserializeOwned>(
@@ -123,7 +122,7 @@ pub enum RecordError {
     /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// Bytes of another version.
+    /// Bytes of another version, or none.
     #[error("the stored records are of another version of this program: use that version")]
     Unreadable,
 }
@@ -134,14 +133,15 @@ mod tests {
     use overlay_proto::order::Order;
     use overlay_proto::registry::Registry;
     use overlay_proto::ticket::TicketSecret;
+    use vde_switch::time::Instant;
 
     use super::*;
 
     #[test]
     fn an_order_comes_back_as_it_was_written() {
         let folder = tempfile::tempdir().expect("a folder");
-        let store = Store::open(&folder.path().join("x.redb")).expect("new");
-        assert!(load_order(&store).expect("readable").is_none());
+        let store = Store::create(&folder.path().join("x.redb")).expect("new");
+        assert!(matches!(load_order(&store), Err(RecordError::Unreadable)), "no order in it");
         let key = NodeKey::from_seed(&[1; 32]);
         let data_key = DataKey::from_bytes([2; 32]);
         let order = OrderRecord::new(
@@ -150,15 +150,17 @@ mod tests {
             "10.77.0.0/24".parse().expect("a subnet"),
             data_key.public(),
         );
-        let mut registry = Registry::open(key, order, Vec::new(), Vec::new()).expect("a new book");
+        let now = Instant::ZERO;
+        let mut registry =
+            Registry::open(key, order, Vec::new(), Vec::new(), 4, now).expect("a new book");
         let at = "198.51.100.7:7770".parse().expect("an address");
         let mut records = registry.set_reach(vec![at], Vec::new(), 7770);
-        let (_, more) = registry.invite(None, TicketSecret([4; 16]), 5).expect("room");
+        let (_, more) = registry.invite(None, TicketSecret([4; 16]), 5, 4, now).expect("room");
         records.extend(more);
         let mut all = changes(&records);
         all.push(order_secret(&data_key));
         store.write(&all).expect("written");
-        let stored = load_order(&store).expect("readable").expect("there");
+        let stored = load_order(&store).expect("readable");
         assert_eq!(&stored.order, registry.order_record());
         assert_eq!(stored.tickets, registry.tickets().cloned().collect::<Vec<_>>());
         assert_eq!(stored.data_key.secret(), [2; 32]);
@@ -167,12 +169,12 @@ mod tests {
     #[test]
     fn a_lease_comes_back_as_it_was_written() {
         let folder = tempfile::tempdir().expect("a folder");
-        let store = Store::open(&folder.path().join("x.redb")).expect("new");
-        assert!(load_lease(&store).expect("readable").is_none());
+        let store = Store::create(&folder.path().join("x.redb")).expect("new");
+        assert!(matches!(load_lease(&store), Err(RecordError::Unreadable)), "no lease in it");
         let data_key = DataKey::from_bytes([2; 32]);
         let lease = StoredLease { ticket: "ovl1x".into(), data_key, port: 7771 };
         save_lease(&store, &lease).expect("written");
-        let stored = load_lease(&store).expect("readable").expect("there");
+        let stored = load_lease(&store).expect("readable");
         assert_eq!((stored.ticket.as_str(), stored.port), ("ovl1x", 7771));
         assert_eq!(stored.data_key.public(), lease.data_key.public());
     }

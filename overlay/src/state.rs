@@ -18,6 +18,10 @@ use std::os::unix::fs::{
 use std::path::{Path, PathBuf};
 use std::{env, process};
 
+use overlay_proto::identity::NodeKey;
+
+use crate::keyfile::{self, KeyError};
+
 /// Default for root.
 const STATE_OF_ROOT: &str = "/var/lib/overlay";
 /// Default below a user's home.
@@ -105,6 +109,26 @@ impl StateDir {
     #[must_use]
     pub fn key_path(&self) -> PathBuf {
         self.path.join("node.pem")
+    }
+
+    /// Reads the node's key, made on first use.
+    ///
+    /// # Errors
+    /// [`KeyError`]; also when there is none beside orders or leases, which were another key's.
+    pub fn node_key(&self) -> Result<NodeKey, KeyError> {
+        let path = self.key_path();
+        let stored = [Kind::Order, Kind::Lease].map(|kind| self.path.join(kind.folder()));
+        let has_any = |folder: &PathBuf| {
+            file_names(folder)
+                .iter()
+                .any(|name| Path::new(name).extension() == Some("redb".as_ref()))
+        };
+        let is_absent =
+            fs::symlink_metadata(&path).is_err_and(|error| error.kind() == io::ErrorKind::NotFound);
+        if is_absent && stored.iter().any(has_any) {
+            return Err(KeyError::Lost(path));
+        }
+        keyfile::load_or_create(&path)
     }
 
     /// Returns where the records of one order or lease are.
@@ -237,6 +261,19 @@ mod tests {
         assert!(!fs::read_dir(state.path()).expect("a list").any(|entry| {
             entry.expect("an entry").file_name().to_string_lossy().starts_with(".probe")
         }));
+    }
+
+    #[test]
+    fn a_lost_key_is_not_made_anew_beside_orders() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let state = StateDir::open(Some(&folder.path().join("s"))).expect("it is made");
+        let key = state.node_key().expect("a new key");
+        fs::write(state.store_path(Kind::Lease, "x"), "").expect("a file");
+        assert_eq!(state.node_key().expect("the same").id(), key.id());
+        fs::remove_file(state.key_path()).expect("gone");
+        assert!(matches!(state.node_key(), Err(KeyError::Lost(_))));
+        fs::remove_file(state.store_path(Kind::Lease, "x")).expect("gone");
+        assert_ne!(state.node_key().expect("nothing hangs on it").id(), key.id());
     }
 
     #[test]

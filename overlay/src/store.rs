@@ -6,26 +6,42 @@
 //! then may they be acted on. One process has a store open at a time; that lock also tells whether
 //! an order is running.
 //!
+//! A store is there whole or not at all: it is made under another name ([`Store::create`]) and gets
+//! its own when its first records are in it ([`Store::publish`]). So a file that is empty, or lacks
+//! what the first write put there, was damaged, and nothing is made anew in its place. Each commit
+//! is two-phased and every page's checksum is verified on opening: what cannot be had as it was
+//! written last is refused, not rolled back and not repaired.
+//!
 //! # Limits
-//! [`RECORD_LEN_MAX`] bytes a record, [`CACHE_LEN`] of memory. A file damaged from outside is
-//! refused, not repaired.
+//! One bit of the file is guarded by nothing: which of the two newest commits counts. Flipped after
+//! a kill, it shows the commit before, as a copy of the file from then would.
+//! [`RECORD_LEN_MAX`] bytes a record, [`CACHE_LEN`] of memory. After a write that failed, nothing
+//! more can be written until the store is opened again.
 
-use std::fs::OpenOptions;
+mod file;
+
 use std::io;
-use std::os::unix::fs::OpenOptionsExt;
 use std::panic::{self, AssertUnwindSafe};
 use std::path::{Path, PathBuf};
 
 use redb::backends::FileBackend;
 use redb::{
-    Database, DatabaseError, ReadableDatabase, ReadableTable, StorageError, TableDefinition,
-    TableError,
+    Database, DatabaseError, ReadableDatabase, ReadableTable, StorageBackend, StorageError,
+    TableDefinition, TableError,
 };
+
+use self::file::Fresh;
 
 /// Largest record, in bytes.
 pub const RECORD_LEN_MAX: usize = 1024 * 1024;
 /// Memory for pages, in bytes; stores are small and seldom read.
 pub const CACHE_LEN: usize = 1024 * 1024;
+/// Version of tables and records, written into each store. One of another version is refused.
+pub const STORE_VERSION: u32 = 1;
+
+/// Where [`STORE_VERSION`] is.
+const META: Table = "store";
+const VERSION: &[u8] = b"version";
 
 /// A table's name; equal ones are the same table.
 pub type Table = &'static str;
@@ -49,48 +65,80 @@ pub struct Change {
 pub struct Store {
     db: Database,
     path: PathBuf,
+    /// Set until [`Store::keep`]: the file goes when this is dropped.
+    fresh: Option<Fresh>,
 }
 
 impl Store {
-    /// Opens a store, made if new, for this process alone.
+    /// Makes a store that nobody else sees until [`Store::publish`].
     ///
     /// # Errors
-    /// [`StoreError::Busy`] if another process has it open, [`StoreError::Damaged`].
+    /// [`StoreError::Io`], [`StoreError::Failed`].
+    pub fn create(path: &Path) -> Result<Self, StoreError> {
+        let io = |source| StoreError::Io { path: path.to_owned(), source };
+        let (fresh, file) = Fresh::create(path).map_err(io)?;
+        let mut store = start(path, || FileBackend::new(file), Start::New)?;
+        store.fresh = Some(fresh);
+        Ok(store)
+    }
+
+    /// Opens a store that is there, for this process alone.
+    ///
+    /// # Errors
+    /// [`StoreError::Absent`], [`StoreError::Busy`] if another process has it open,
+    /// [`StoreError::Damaged`], [`StoreError::Version`].
     pub fn open(path: &Path) -> Result<Self, StoreError> {
-        Self::open_with(path, true)
+        let file = file::open(path).map_err(|source| match source.kind() {
+            io::ErrorKind::NotFound => StoreError::Absent(path.to_owned()),
+            _ => StoreError::Io { path: path.to_owned(), source },
+        })?;
+        start(path, || FileBackend::new(file), Start::Existing)
     }
 
-    /// As [`Store::open`], for a store that must be there.
+    /// As [`Store::create`] on other storage, such as one that fails when told to; `path` names it
+    /// in errors.
     ///
     /// # Errors
-    /// As [`Store::open`], and [`StoreError::Absent`].
-    pub fn open_existing(path: &Path) -> Result<Self, StoreError> {
-        Self::open_with(path, false)
+    /// As [`Store::create`].
+    pub fn create_on(backend: impl StorageBackend, path: &Path) -> Result<Self, StoreError> {
+        start(path, || Ok(backend), Start::New)
     }
 
-    fn open_with(path: &Path, create: bool) -> Result<Self, StoreError> {
-        let mut options = OpenOptions::new();
-        options.read(true).write(true).create(create).truncate(false).mode(0o600);
-        let file = options.custom_flags(libc::O_NOFOLLOW | libc::O_CLOEXEC).open(path);
-        let file = file.map_err(|error| match error.kind() {
-            io::ErrorKind::NotFound if !create => StoreError::Absent(path.to_owned()),
-            _ => StoreError::Io { path: path.to_owned(), source: error },
-        })?;
-        // The library says that it may panic over a file damaged from outside.
-        let opened = panic::catch_unwind(AssertUnwindSafe(|| {
-            let backend = FileBackend::new(file)?;
-            redb::Builder::new().set_cache_size(CACHE_LEN).create_with_backend(backend)
-        }));
-        match opened {
-            Ok(Ok(db)) => Ok(Self { db, path: path.to_owned() }),
-            Ok(Err(DatabaseError::DatabaseAlreadyOpen)) => Err(StoreError::Busy(path.to_owned())),
-            Ok(Err(DatabaseError::Storage(StorageError::Io(source))))
-                if source.kind() != io::ErrorKind::InvalidData =>
-            {
-                Err(StoreError::Io { path: path.to_owned(), source })
-            }
-            Ok(Err(_)) | Err(_) => Err(StoreError::Damaged(path.to_owned())),
+    /// As [`Store::open`] on other storage.
+    ///
+    /// # Errors
+    /// As [`Store::open`].
+    pub fn open_on(backend: impl StorageBackend, path: &Path) -> Result<Self, StoreError> {
+        start(path, || Ok(backend), Start::Existing)
+    }
+
+    /// Gives a new store its name, durably; one that was there before is left alone.
+    ///
+    /// # Errors
+    /// [`StoreError::Busy`] if another process published one meanwhile, [`StoreError::Io`].
+    pub fn publish(&mut self) -> Result<(), StoreError> {
+        let Some(fresh) = &mut self.fresh else { return Ok(()) };
+        fresh.publish(&self.path).map_err(|source| match source.kind() {
+            io::ErrorKind::AlreadyExists => StoreError::Busy(self.path.clone()),
+            _ => StoreError::Io { path: self.path.clone(), source },
+        })
+    }
+
+    /// Lets a new store stay when this is dropped, published if it is not yet.
+    ///
+    /// # Errors
+    /// As [`Store::publish`].
+    pub fn keep(&mut self) -> Result<(), StoreError> {
+        self.publish()?;
+        if let Some(fresh) = self.fresh.take() {
+            fresh.keep();
         }
+        Ok(())
+    }
+
+    /// Removes the store's file, for good.
+    pub fn remove(mut self) {
+        self.fresh = Some(Fresh::of(self.path.clone()));
     }
 
     /// Reads one record.
@@ -140,7 +188,8 @@ impl Store {
             return Err(StoreError::TooLarge(len));
         }
         let write = || -> Result<(), redb::Error> {
-            let transaction = self.db.begin_write()?;
+            let mut transaction = self.db.begin_write()?;
+            transaction.set_two_phase_commit(true);
             for Change { table, key, value } in changes {
                 let mut table = transaction.open_table(definition(table))?;
                 match value {
@@ -155,6 +204,58 @@ impl Store {
 
     fn failed(&self, error: redb::Error) -> StoreError {
         StoreError::Failed { path: self.path.clone(), source: Box::new(error) }
+    }
+}
+
+enum Start {
+    New,
+    Existing,
+}
+
+/// Opens the database of a backend and looks for its version, or writes it.
+fn start<B: StorageBackend>(
+    path: &Path,
+    backend: impl FnOnce() -> Result<B, DatabaseError>,
+    how: Start,
+) -> Result<Store, StoreError> {
+    let is_new = matches!(how, Start::New);
+    // The library says that it may panic over a file damaged from outside.
+    let opened = panic::catch_unwind(AssertUnwindSafe(|| {
+        let backend = backend()?;
+        if !is_new && backend.len().map_err(StorageError::Io)? == 0 {
+            return Ok(None); // the library would make a new one of it
+        }
+        let mut builder = redb::Builder::new();
+        builder.set_cache_size(CACHE_LEN).set_check_integrity_on_open(true);
+        builder.create_with_backend(backend).map(Some)
+    }));
+    let damaged = || StoreError::Damaged(path.to_owned());
+    let db = match opened {
+        Ok(Ok(Some(db))) => db,
+        Ok(Err(DatabaseError::DatabaseAlreadyOpen)) => {
+            return Err(StoreError::Busy(path.to_owned()));
+        }
+        Ok(Err(DatabaseError::Storage(StorageError::Io(source))))
+            if !matches!(
+                source.kind(),
+                io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof
+            ) =>
+        {
+            return Err(StoreError::Io { path: path.to_owned(), source });
+        }
+        Ok(Ok(None) | Err(_)) | Err(_) => return Err(damaged()),
+    };
+    let store = Store { db, path: path.to_owned(), fresh: None };
+    if is_new {
+        let value = Some(STORE_VERSION.to_be_bytes().to_vec());
+        store.write(&[Change { table: META, key: VERSION.to_vec(), value }])?;
+        return Ok(store);
+    }
+    let version = store.get(META, VERSION)?.ok_or_else(damaged)?;
+    match version.try_into().map(u32::from_be_bytes) {
+        Ok(STORE_VERSION) => Ok(store),
+        Ok(found) => Err(StoreError::Version { path: path.to_owned(), found }),
+        Err(_) => Err(damaged()),
     }
 }
 
@@ -174,6 +275,18 @@ pub enum StoreError {
     /// Not a store, or no longer one.
     #[error("{} is damaged: restore it from a backup or move it away", .0.display())]
     Damaged(PathBuf),
+    /// Another version of this program wrote it.
+    #[error(
+        "{} is of version {found}, this program knows {STORE_VERSION}: use the program that wrote \
+         it",
+        path.display()
+    )]
+    Version {
+        /// Which file.
+        path: PathBuf,
+        /// Its version.
+        found: u32,
+    },
     /// A record beyond [`RECORD_LEN_MAX`].
     #[error("a record of {0} bytes is longer than {RECORD_LEN_MAX}")]
     TooLarge(usize),
@@ -198,45 +311,4 @@ pub enum StoreError {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn change(key: &[u8], value: Option<&[u8]>) -> Change {
-        Change { table: "t", key: key.to_vec(), value: value.map(<[u8]>::to_vec) }
-    }
-
-    #[test]
-    fn what_was_written_is_there_after_reopening() {
-        let folder = tempfile::tempdir().expect("a folder");
-        let path = folder.path().join("x.redb");
-        let store = Store::open(&path).expect("new");
-        assert_eq!(store.get("t", b"a").expect("empty"), None);
-        store.write(&[change(b"b", Some(b"2")), change(b"a", Some(b"1"))]).expect("written");
-        store.write(&[change(b"b", None), change(b"c", Some(b"3"))]).expect("written");
-        drop(store);
-        let store = Store::open_existing(&path).expect("there");
-        assert_eq!(
-            store.list("t").expect("read"),
-            [(b"a".to_vec(), b"1".to_vec()), (b"c".to_vec(), b"3".to_vec())]
-        );
-    }
-
-    #[test]
-    fn one_process_at_a_time_has_it() {
-        let folder = tempfile::tempdir().expect("a folder");
-        let path = folder.path().join("x.redb");
-        let _store = Store::open(&path).expect("new");
-        assert!(matches!(Store::open(&path), Err(StoreError::Busy(_))));
-    }
-
-    #[test]
-    fn absence_and_damage_are_told_apart() {
-        let folder = tempfile::tempdir().expect("a folder");
-        let path = folder.path().join("x.redb");
-        assert!(matches!(Store::open_existing(&path), Err(StoreError::Absent(_))));
-        for damage in [vec![7; 100], vec![0; 100_000]] {
-            std::fs::write(&path, damage).expect("written");
-            assert!(matches!(Store::open(&path), Err(StoreError::Damaged(_))));
-        }
-    }
-}
+mod tests;

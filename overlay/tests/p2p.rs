@@ -1,77 +1,17 @@
 //! The control plane between real sockets on loopback: joins, member streams, strangers.
 #![allow(clippy::unwrap_used, reason = "a helper that fails is a test that fails")]
 
-use std::net::{Ipv4Addr, SocketAddr};
+mod net;
+
 use std::time::Duration;
 
-use overlay::p2p::{self, DialError, GatewayEvent, GatewayNet, SellerNet};
-use overlay_proto::addressing::Subnet;
+use net::*;
+use overlay::p2p::{self, DialError, GatewayEvent};
 use overlay_proto::control::{Command, Slot};
-use overlay_proto::dial::{DialRules, Lan};
-use overlay_proto::identity::{NodeId, NodeKey};
-use overlay_proto::membership::{Membership, SellerHost};
-use overlay_proto::messages::{JOIN_PROTOCOL, JoinReply, RefuseReason, ToGateway, ToMember};
-use overlay_proto::order::Order;
-use overlay_proto::registry::{OrderRecord, Registry};
-use overlay_proto::ticket::{DialAddr, Ticket, TicketSecret};
-use tokio::sync::mpsc::Receiver;
+use overlay_proto::messages::{JOIN_PROTOCOL, JOIN_VERSION, JoinReply, RefuseReason};
+use overlay_proto::messages::{ToGateway, ToMember};
 use tokio::time::timeout;
 use vde_switch::time::Instant;
-
-const NOW: u64 = 1_800_000_000;
-
-fn key(seed: u8) -> NodeKey {
-    NodeKey::from_seed(&[seed; 32])
-}
-
-fn registry() -> Registry {
-    let order = Order { buyer: key(1).id(), nonce: [3; 16] };
-    let subnet = Subnet::new(Ipv4Addr::new(10, 77, 0, 0), 24).unwrap();
-    let record = OrderRecord::new(order, "farm".parse().unwrap(), subnet, [5; 32]);
-    let mut registry = Registry::open(key(1), record, Vec::new(), Vec::new()).unwrap();
-    let reach = DialAddr::Ip(SocketAddr::from(([44, 128, 1, 2], 7770)));
-    registry.set_reach(vec![reach], Vec::new(), 7770);
-    registry
-}
-
-fn ticket(registry: &mut Registry) -> Ticket {
-    registry.invite(None, TicketSecret([9; 16]), NOW + 3600).unwrap().0
-}
-
-fn membership(ticket: &Ticket, seller: NodeId) -> Membership {
-    let host = SellerHost {
-        seller,
-        data_key: seller.0,
-        only_buyer: false,
-        rules: DialRules { lan: Lan::Refused, links: Vec::new() },
-        gateway: vec![SocketAddr::from(([44, 128, 1, 2], 7770))],
-    };
-    Membership::new(ticket.clone(), host)
-}
-
-async fn serve(key: &NodeKey) -> (GatewayNet, Receiver<GatewayEvent>) {
-    p2p::serve(key, vec![SocketAddr::from(([127, 0, 0, 1], 0))]).await.unwrap()
-}
-
-async fn dial(seller: u8, gateway: &GatewayNet) -> SellerNet {
-    p2p::dial(&key(seller), gateway.listening().to_vec(), key(1).id()).await.unwrap()
-}
-
-async fn next(events: &mut Receiver<GatewayEvent>) -> GatewayEvent {
-    timeout(Duration::from_secs(10), events.recv()).await.expect("an event in time").unwrap()
-}
-
-/// Answers joins from a registry until the test ends.
-fn answer_joins(mut registry: Registry, mut events: Receiver<GatewayEvent>) {
-    tokio::spawn(async move {
-        while let Some(event) = events.recv().await {
-            if let GatewayEvent::Join { peer, remote, request, reply } = event {
-                let outcome = registry.handle_join(peer, remote.ip(), &request, NOW);
-                reply.send(outcome.reply).unwrap();
-            }
-        }
-    });
-}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_seller_joins_and_both_ends_talk_on_the_member_stream() {
@@ -88,11 +28,11 @@ async fn a_seller_joins_and_both_ends_talk_on_the_member_stream() {
         panic!("no join");
     };
     assert_eq!((peer, remote.ip()), (key(2).id(), [127, 0, 0, 1].into()));
-    let outcome = book.handle_join(peer, remote.ip(), &request, NOW);
+    let outcome = book.handle_join(peer, remote.ip(), &request, NOW, Instant::ZERO);
     reply.send(outcome.reply).unwrap();
     let (reply, mut seller) = asking.await.unwrap();
     let JoinReply::Welcome(welcome) = reply else { panic!("{reply:?}") };
-    let commands = member.handle_welcome(&welcome).unwrap();
+    let commands = member.handle_welcome(&welcome, Instant::ZERO).unwrap();
     assert!(commands.contains(&Command::Connect(Slot::GATEWAY)));
 
     let (to_gateway, mut from_gateway) =
@@ -113,10 +53,11 @@ async fn a_seller_joins_and_both_ends_talk_on_the_member_stream() {
     else {
         panic!("no renewal");
     };
-    let grant = book.renew(peer, slot, nonce).unwrap();
+    let grant = book.renew(peer, slot, nonce, Instant::ZERO).unwrap();
     sender.send(ToMember::Grant(grant)).await.unwrap();
     let message = from_gateway.recv().await.unwrap();
-    assert_eq!(member.handle_message(message).unwrap(), Vec::new());
+    let told = member.handle_message(message, Instant::ZERO).unwrap();
+    assert!(matches!(told[..], [Command::Live(_)]), "{told:?}");
     assert!(
         timeout(Duration::from_secs(5), async {
             while seller.observed().is_none() {
@@ -126,6 +67,12 @@ async fn a_seller_joins_and_both_ends_talk_on_the_member_stream() {
         .await
         .is_ok()
     );
+
+    // A member that has nothing to say says so.
+    let GatewayEvent::Heard { stream: heard } = next(&mut events).await else {
+        panic!("no heartbeat");
+    };
+    assert_eq!(heard, stream);
 
     drop(sender);
     assert_eq!(from_gateway.recv().await, None);
@@ -213,45 +160,7 @@ async fn a_length_above_the_limit_closes_the_stream_and_reaches_nobody() {
     stream.write_all(&[0, 0, 0, 2, 9, 9]).await.unwrap();
     let mut rest = Vec::new();
     timeout(Duration::from_secs(5), stream.read_to_end(&mut rest)).await.unwrap().unwrap();
-    let refused = JoinReply::Refused(RefuseReason::Version(9));
+    let refused = JoinReply::Refused(RefuseReason::Version(JOIN_VERSION));
     assert_eq!(rest[4..], overlay_proto::envelope::encode(&refused));
     assert!(events.try_recv().is_err(), "nonsense reached the program");
-}
-
-/// Answers pings, or the gateway would hang up.
-#[derive(libp2p::swarm::NetworkBehaviour)]
-struct Raw {
-    ping: libp2p::ping::Behaviour,
-    streams: libp2p_stream::Behaviour,
-}
-
-/// A libp2p node that may say anything.
-async fn raw_swarm(gateway: &GatewayNet) -> (libp2p::PeerId, libp2p_stream::Control) {
-    use futures::StreamExt;
-    use libp2p::swarm::SwarmEvent;
-    let mut swarm = libp2p::SwarmBuilder::with_new_identity()
-        .with_tokio()
-        .with_tcp(
-            libp2p::tcp::Config::default(),
-            libp2p::noise::Config::new,
-            libp2p::yamux::Config::default,
-        )
-        .unwrap()
-        .with_behaviour(|_| Raw {
-            ping: libp2p::ping::Behaviour::default(),
-            streams: libp2p_stream::Behaviour::new(),
-        })
-        .unwrap()
-        .build();
-    let at = gateway.listening()[0];
-    let addr = libp2p::Multiaddr::from(at.ip()).with(libp2p::multiaddr::Protocol::Tcp(at.port()));
-    swarm.dial(addr).unwrap();
-    let control = swarm.behaviour().streams.new_control();
-    let peer = loop {
-        if let SwarmEvent::ConnectionEstablished { peer_id, .. } = swarm.select_next_some().await {
-            break peer_id;
-        }
-    };
-    tokio::spawn(async move { while swarm.next().await.is_some() {} });
-    (peer, control)
 }

@@ -37,7 +37,8 @@ pub(crate) struct LeaseStatus {
     pub(crate) rtt_ms: Option<f64>,
     /// Other members of the order, the buyer included.
     pub(crate) members: usize,
-    /// `up`, `data` (no control connection), `away` (neither) or `stopped`.
+    /// `up`, `data` (no control connection), `control` (no data yet), `away` (neither), `suspended`
+    /// (the grant ran out) or `stopped`.
     pub(crate) state: String,
     /// Bytes of frames that came from the guest.
     pub(crate) in_bytes: u64,

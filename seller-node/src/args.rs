@@ -30,6 +30,8 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// Joins a buyer's segment: a line when data passed both ways, then one for each event
     Join(Join),
+    /// Joins again with a ticket that this host has used, as after a restart
+    Resume(Resume),
     /// Shows the leases of this host
     Status(Status),
     /// Ends a lease, or all of them
@@ -41,6 +43,22 @@ pub(crate) struct Join {
     /// The ticket: @FILE, - for a line of stdin, or its text; asked for when left out
     pub(crate) ticket: Option<String>,
 
+    #[command(flatten)]
+    pub(crate) place: Place,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Resume {
+    /// The order's name or id; ORDER/GUEST if this host has several guests of it
+    pub(crate) order: String,
+
+    #[command(flatten)]
+    pub(crate) place: Place,
+}
+
+/// Where the guest is, and how its host behaves.
+#[derive(Debug, Args)]
+pub(crate) struct Place {
     /// Where the guest is: netns:NAME or netns:/proc/PID/ns/net
     #[arg(long, value_name = "KIND:ARG")]
     pub(crate) attach: Attach,
@@ -61,7 +79,7 @@ pub(crate) struct Join {
     #[arg(long)]
     pub(crate) lan: bool,
 
-    /// How long the guest is kept while the gateway is away
+    /// How long the gateway is dialled on when it has not been heard and the guest is suspended
     #[arg(long, value_name = "TIME", default_value = "12h", value_parser = duration::parse)]
     pub(crate) keep: Duration,
 
@@ -119,6 +137,8 @@ mod tests {
             "overlay-seller join @t --state /tmp/x --attach netns:labG --lan",
             "overlay-seller join - --attach netns:g --ifname eth1 --listen 192.0.2.2:7771",
             "overlay-seller join --attach netns:/proc/1/ns/net --only-buyer --keep 1h --json",
+            "overlay-seller resume farm --attach netns:g --lan",
+            "overlay-seller resume farm/g2 --attach netns:g",
             "overlay-seller status --json",
             "overlay-seller leave",
             "overlay-seller leave farm",
@@ -132,6 +152,7 @@ mod tests {
     fn wrong_values_are_usage_errors() {
         for line in [
             "overlay-seller join @t",
+            "overlay-seller resume farm",
             "overlay-seller join @t --attach labG",
             "overlay-seller join @t --attach netns:",
             "overlay-seller join @t --attach tap:x",

@@ -13,10 +13,10 @@ mod dial;
 pub(crate) mod lease;
 mod link;
 mod report;
+mod seat;
 mod serve;
 
 use std::net::SocketAddr;
-use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::time::Duration;
 
@@ -25,7 +25,6 @@ use overlay::clock;
 use overlay::dataplane::{DataPlane, DataPlaneConfig};
 use overlay::exit::{Exit, Fault};
 use overlay::host::addresses::own_addresses;
-use overlay::keyfile;
 use overlay::local::Server;
 use overlay::ports::{self, Listening};
 use overlay::preflight::{self, Need};
@@ -33,49 +32,56 @@ use overlay::signals::Signals;
 use overlay::state::{Kind, StateDir};
 use overlay_proto::control::{CANDIDATES_MAX, Command, LocalPort};
 use overlay_proto::dial::{DialRules, Lan};
-use overlay_proto::grant::Grant;
 use overlay_proto::identity::NodeKey;
 use overlay_proto::membership::{Membership, SellerHost};
-use overlay_proto::messages::{JoinReply, Welcome};
-use overlay_proto::order::Config;
+use overlay_proto::messages::{JoinReply, RefuseReason, Welcome};
+use overlay_proto::names::Name;
 use overlay_proto::ticket::Ticket;
 use tokio::runtime;
-use vde_attach::link::{Link as Interface, Place};
-use vde_attach::netns::Netns;
-use vde_attach::tap::{IfName, Tap, TapOptions};
 
 use self::lease::Lease;
 use self::link::{Link, LinkEvent};
 use self::report::Report;
-use self::serve::Member;
-use crate::args::{Attach, Join};
+use self::seat::Seat;
+use self::serve::{Member, Parts};
+use crate::args::{Join, Place, Resume};
 
 /// Longest wait for tasks that do not end by themselves.
 const SHUTDOWN_AFTER: Duration = Duration::from_millis(500);
+/// How long a place that seems to be in use is asked for: longer than the gateway takes to notice
+/// that a host died (10 s).
+const IN_USE_AFTER_MAX: Duration = Duration::from_secs(12);
 
 pub(crate) fn run(state: Option<&Path>, args: &Join) -> anyhow::Result<Exit> {
     let ticket = crate::ticket::read(args.ticket.as_deref())?;
+    join(state, ticket, &args.place)
+}
+
+pub(crate) fn resume(state: Option<&Path>, args: &Resume) -> anyhow::Result<Exit> {
+    let ticket = lease::ticket_of(&StateDir::find(state)?, &args.order)?;
+    join(state, ticket, &args.place)
+}
+
+fn join(state: Option<&Path>, ticket: Ticket, place: &Place) -> anyhow::Result<Exit> {
     preflight::check(&[Need::Root, Need::Ip, Need::Tun])?;
-    let Attach::Netns(netns) = &args.attach;
-    let netns = Netns::open(netns)?;
-    netns.check_empty()?;
+    let seat = Seat::find(place)?;
     let state = StateDir::open(state)?;
-    let key = keyfile::load_or_create(&state.key_path())?;
+    let key = state.node_key()?;
     let lease = Lease::open(&state, &ticket)?;
     let remembered = Some(lease.stored.port).filter(|port| *port != 0);
-    let listening = ports::listen(args.listen.as_slice(), remembered)?;
+    let listening = ports::listen(place.listen.as_slice(), remembered)?;
     let socket = state.socket_path(Kind::Lease, &lease::name(&ticket));
     let runtime = runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
-    let ended = runtime.block_on(serve(&socket, args, ticket, netns, key, lease, listening));
+    let ended = runtime.block_on(serve(&socket, place, ticket, seat, key, lease, listening));
     runtime.shutdown_timeout(SHUTDOWN_AFTER);
     ended.map(|()| Exit::Done)
 }
 
 async fn serve(
     socket: &Path,
-    args: &Join,
+    place: &Place,
     ticket: Ticket,
-    netns: Netns,
+    mut seat: Seat,
     key: NodeKey,
     mut lease: Lease,
     listening: Listening,
@@ -83,65 +89,96 @@ async fn serve(
     let started_at = clock::now();
     let mut signals = Signals::listen()?;
     let Listening { udp, tcp: _, port } = listening;
-    let lan = if args.lan { Lan::Allowed } else { Lan::Refused };
+    let lan = if place.lan { Lan::Allowed } else { Lan::Refused };
     let rules = DialRules { lan, links: own_addresses() };
     let gateway = dial::gateway_addresses(&ticket.body().addresses, &rules).await?;
-    let candidates = own_candidates(args, &rules, port);
+    let candidates = own_candidates(place, &rules, port);
     let (buyer, slot) = (ticket.buyer(), ticket.body().slot);
     let host = SellerHost {
         seller: key.id(),
         data_key: lease.stored.data_key.public(),
-        only_buyer: args.only_buyer,
+        only_buyer: place.only_buyer,
         rules,
         gateway: gateway.clone(),
     };
-    let mut membership = Membership::new(ticket, host);
+    let mut membership = Membership::new(ticket.clone(), host);
     let mut link = Link::new(key, gateway, buyer);
     let welcome = tokio::select! {
-        welcome = first_join(&mut membership, &mut link) => welcome?,
+        welcome = first_join(&mut membership, &mut link) => welcome,
         () = signals.any() => return Ok(()),
     };
-    let commands = membership.handle_welcome(&welcome)?;
+    let welcome = match welcome {
+        Err(error) if error.is::<Evicted>() => {
+            lease.forget();
+            return Err(error);
+        }
+        welcome => welcome?,
+    };
+    let commands = membership.handle_welcome(&welcome, clock::now())?;
     let (Some(grant), Some(config)) = (membership.grant(), membership.config()) else {
         bail!("the gateway granted nothing");
     };
-    let tap = make_interface(&netns, &args.ifname, grant, config)?;
-    let station = grant.station;
-    lease.keep(port)?;
+    let tap = seat.plug(grant, config)?;
+    let (station, limits) = (grant.station, grant.limits);
+    lease.keep(&ticket, port)?;
 
     let config = DataPlaneConfig { key: lease.stored.data_key.secret(), slot, udp };
     let dataplane = DataPlane::start(config).context("the data plane does not start")?;
     tell(&dataplane, &commands)?;
-    dataplane.attach(LocalPort(0), vec![station], tap)?;
+    dataplane.attach(LocalPort::GUEST, vec![station], limits, tap)?;
     let hello = membership.hello(candidates.clone()).context("the gateway granted nothing")?;
     link.open(hello);
     let mut local = Server::listen(socket)
         .with_context(|| format!("{} cannot be listened on", socket.display()))?;
-    let attached = format!("{} in netns {}", args.ifname, netns.name());
-    let report = if args.json { Report::Json } else { Report::Text };
-    let member =
-        Member::new(membership, link, dataplane, report, attached, candidates, port, started_at);
-    let ended = member.run(&mut local, signals).await;
+    let report = if place.json { Report::Json } else { Report::Text };
+    let keep = place.keep;
+    let parts = Parts { membership, link, dataplane, seat, report, candidates, port, keep };
+    let ended = Member::new(parts, started_at).run(&mut local, signals).await;
     // The interface is gone with the data plane; the local socket and the lease's lock go last.
     drop(local);
-    drop(lease);
+    match &ended {
+        Err(error) if error.is::<Evicted>() => lease.forget(),
+        _ => drop(lease),
+    }
     ended
 }
 
 /// Joins for the first time: here a failure ends the program.
 async fn first_join(membership: &mut Membership, link: &mut Link) -> anyhow::Result<Welcome> {
+    let started_at = clock::now();
     loop {
         match link.next().await {
             LinkEvent::Due => link.join(membership.request(nonce()?, clock::now())),
             LinkEvent::Joined(JoinReply::Welcome(welcome)) => return Ok(welcome),
+            // Perhaps this host itself, whose connection of before a crash is not yet over.
+            LinkEvent::Joined(JoinReply::Refused(RefuseReason::InUse))
+                if clock::now() - started_at < IN_USE_AFTER_MAX =>
+            {
+                link.close();
+            }
             LinkEvent::Joined(JoinReply::Refused(reason)) => {
-                return Err(Fault::new(Exit::Refused, reason.to_string()).into());
+                let guest = &membership.ticket().body().guest;
+                return Err(refused(guest, reason));
             }
             LinkEvent::Lost(error) => {
                 return Err(Fault::new(Exit::Unreachable, error.to_string()).into());
             }
             LinkEvent::Open | LinkEvent::Message(_) => {} // not before the welcome
         }
+    }
+}
+
+/// Marks that the buyer took the guest out: its ticket opens nothing any more.
+#[derive(Debug, thiserror::Error)]
+#[error("the buyer has evicted this guest from the order")]
+struct Evicted;
+
+/// Says how the program ends over a refusal.
+fn refused(guest: &Name, reason: RefuseReason) -> anyhow::Error {
+    let fault = Fault::new(Exit::Refused, format!("{guest} is not let in: {reason}"));
+    match reason {
+        RefuseReason::Evicted => anyhow::Error::from(fault).context(Evicted),
+        _ => fault.into(),
     }
 }
 
@@ -152,34 +189,12 @@ fn nonce() -> anyhow::Result<[u8; 16]> {
     Ok(nonce)
 }
 
-/// Makes the guest's interface in its namespace, with what the grant says.
-fn make_interface(
-    netns: &Netns,
-    name: &IfName,
-    grant: &Grant,
-    config: &Config,
-) -> anyhow::Result<OwnedFd> {
-    let interface = Interface {
-        name: name.clone(),
-        mac: grant.station.mac,
-        ipv4: (grant.station.ipv4, config.segment.ipv4.1),
-        ipv6: (grant.station.ipv6, config.segment.ipv6.1),
-        mtu: config.segment.mtu,
-        place: Place::Guest,
-    };
-    netns.run(|| -> anyhow::Result<OwnedFd> {
-        let tap = Tap::open(name, TapOptions::default())?;
-        interface.configure()?;
-        Ok(tap.into_fd())
-    })?
-}
-
 /// Returns where others of the local network may try this lease: nowhere without `--lan`.
-fn own_candidates(args: &Join, rules: &DialRules, port: u16) -> Vec<SocketAddr> {
-    if rules.lan == Lan::Refused || args.only_buyer {
+fn own_candidates(place: &Place, rules: &DialRules, port: u16) -> Vec<SocketAddr> {
+    if rules.lan == Lan::Refused || place.only_buyer {
         return Vec::new();
     }
-    let given = args.listen.map(|at| at.ip()).filter(|ip| !ip.is_unspecified());
+    let given = place.listen.map(|at| at.ip()).filter(|ip| !ip.is_unspecified());
     let own = rules.links.iter().map(|(ip, _)| *ip);
     let ips = given.map_or_else(|| own.collect(), |ip| vec![ip]);
     ips.into_iter().take(CANDIDATES_MAX).map(|ip| SocketAddr::new(ip, port)).collect()

@@ -36,6 +36,7 @@ fn run(cli: Cli) -> anyhow::Result<Exit> {
     let state = cli.state.as_deref();
     match cli.command {
         Command::Join(args) => join::run(state, &args),
+        Command::Resume(args) => join::resume(state, &args),
         Command::Status(args) => ask::status(state, &args),
         Command::Leave(args) => ask::leave(state, &args),
     }

@@ -2,49 +2,85 @@
 
 use std::time::Duration;
 
+use overlay::store::StoreError;
 use overlay_proto::control::{Command, Slot};
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
+use vde_attach::link;
 
 use super::serve::Gateway;
 use crate::api::{OrderStatus, Request};
-use crate::invite;
+use crate::invite::{self, For};
+use crate::manage::{self, Change};
 
 impl Gateway {
     /// Answers a local command; says whether it was the last.
+    ///
+    /// # Errors
+    /// When the store failed: the registry is ahead of it then, and nothing more may be handed out.
     pub(super) fn handle_request(
         &mut self,
         request: Request,
         answer: oneshot::Sender<Value>,
-    ) -> bool {
+    ) -> anyhow::Result<bool> {
         let mut is_last = false;
-        let value = match request {
-            Request::Status => json!(self.status()),
-            Request::Invite { slots, guest, expires_s } => {
-                let expires_after = Duration::from_secs(expires_s);
-                match invite::make(&mut self.book, slots, guest.as_ref(), expires_after) {
-                    Ok(tickets) => json!(tickets),
-                    Err(error) => json!({ "error": format!("{error:#}") }),
-                }
+        let answered = match request {
+            Request::Status => Ok(json!(self.status())),
+            Request::Invite { slots, guest, replace, expires_s } => {
+                let whose = For::new(slots, guest, replace);
+                let made = invite::make(&mut self.book, whose, Duration::from_secs(expires_s));
+                made.map(|tickets| json!(tickets))
             }
-            Request::Ping { guest } => return self.ping(guest.as_str(), answer),
+            Request::Change(change) => self.change(&change).map(|()| json!({})),
+            Request::Ping { guest } => {
+                self.ping(guest.as_str(), answer);
+                return Ok(false);
+            }
             Request::Down => {
                 is_last = true;
-                json!({})
+                Ok(json!({}))
+            }
+        };
+        let (value, failed) = match answered {
+            Ok(value) => (value, None),
+            Err(error) => {
+                let text = format!("{error:#}");
+                (json!({ "error": text }), error.is::<StoreError>().then_some(error))
             }
         };
         // Whoever asked may have gone.
         let _ = answer.send(value);
-        is_last
+        failed.map_or(Ok(is_last), Err)
     }
 
-    fn ping(&mut self, guest: &str, answer: oneshot::Sender<Value>) -> bool {
+    /// Makes a change of the buyer's and tells everyone whom it concerns.
+    fn change(&mut self, change: &Change) -> anyhow::Result<()> {
+        let mtu = self.book.registry.order_record().mtu;
+        manage::make(&mut self.book, change)?;
+        match change {
+            Change::Evict { guest } => {
+                if let Some(slot) = self.book.registry.slot_of(guest.as_str()) {
+                    self.dismiss(slot, None);
+                }
+                self.report.evicted(guest.as_str())?;
+            }
+            Change::Revoke { .. } | Change::Set { .. } => {}
+        }
+        self.spread()?;
+        let new = self.book.registry.order_record().mtu;
+        if new != mtu {
+            link::set_mtu(&self.tap, new)?;
+        }
+        Ok(())
+    }
+
+    fn ping(&mut self, guest: &str, answer: oneshot::Sender<Value>) {
         let known = self.book.registry.members().find(|m| m.record.name.as_str() == guest);
         let Some(member) = known else {
             let order = &self.book.registry.order_record().name;
             let text = format!("order {order} has no guest named {guest}: see overlay-gw status");
             let _ = answer.send(json!({ "error": text }));
-            return false;
+            return;
         };
         self.ping_id_last = self.ping_id_last.wrapping_add(1);
         let (slot, id) = (member.record.slot, self.ping_id_last);
@@ -52,7 +88,6 @@ impl Gateway {
             Ok(()) => drop(self.pings.insert(id, answer)),
             Err(error) => drop(answer.send(json!({ "error": error.to_string() }))),
         }
-        false
     }
 
     fn status(&self) -> OrderStatus {

@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 
 use overlay_proto::control::{MemberStats, PathKind, Slot, Stats};
-use overlay_proto::registry::{Registry, SlotRecord};
+use overlay_proto::identity::NodeId;
+use overlay_proto::names::Name;
+use overlay_proto::registry::{MemberInfo, Registry, SlotRecord, Standing};
 use vde_switch::station::Station;
 use vde_switch::time::Instant;
 
@@ -78,24 +80,37 @@ impl Guests {
     }
 
     /// Describes all members of the registry.
+    ///
+    /// Guests that were evicted are listed behind them, as long as nobody has their place.
     pub(crate) fn status(&self, registry: &Registry) -> Vec<GuestStatus> {
-        registry.members().map(|member| self.one(&member.record, &member.station)).collect()
+        let members: Vec<_> = registry.members().collect();
+        let is_member = |slot| members.iter().any(|member| member.record.slot == slot);
+        let evicted = registry.tickets().filter(|ticket| !is_member(ticket.slot));
+        let evicted = evicted.filter_map(|ticket| {
+            ticket.void_at?;
+            let station = registry.order_record().station(ticket.slot)?;
+            let mut status = bare(&ticket.name, ticket.claimed_by?, &station);
+            status.state = "evicted".to_owned();
+            Some(status)
+        });
+        members.iter().map(|member| self.one(member)).chain(evicted).collect()
     }
 
-    fn one(&self, record: &SlotRecord, station: &Station) -> GuestStatus {
-        let mut status = silent(record, station);
-        let Some(live) = self.live.get(&record.slot) else { return status };
+    fn one(&self, member: &MemberInfo) -> GuestStatus {
+        let mut status = silent(&member.record, &member.station);
+        let Some(live) = self.live.get(&member.record.slot) else { return status };
         let up = live.path != PathKind::None;
         (status.path, status.remote) = match live.path {
             PathKind::None => ("none".to_owned(), None),
             PathKind::Direct(remote) => ("direct".to_owned(), Some(remote.to_string())),
             PathKind::Relay => ("relay".to_owned(), None),
         };
-        status.state = match (up, live.has_stream) {
-            (true, true) => "up",
-            (true, false) => "data",
-            (false, true) => "control",
-            (false, false) => "away",
+        status.state = match (member.standing, up, live.has_stream) {
+            (Standing::Suspended, _, _) => "suspended",
+            (Standing::Live, true, true) => "up",
+            (Standing::Live, true, false) => "data",
+            (Standing::Live, false, true) => "control",
+            (Standing::Live, false, false) => "away",
         }
         .to_owned();
         if let Some(stats) = &live.stats {
@@ -112,11 +127,15 @@ impl Guests {
 
 /// Describes a guest of which nothing is heard.
 pub(crate) fn silent(record: &SlotRecord, station: &Station) -> GuestStatus {
+    bare(&record.name, record.seller, station)
+}
+
+fn bare(guest: &Name, seller: NodeId, station: &Station) -> GuestStatus {
     GuestStatus {
-        guest: record.name.to_string(),
+        guest: guest.to_string(),
         ipv4: station.ipv4.to_string(),
         ipv6: station.ipv6.to_string(),
-        seller: record.seller.to_string(),
+        seller: seller.to_string(),
         path: "none".to_owned(),
         remote: None,
         rtt_ms: None,

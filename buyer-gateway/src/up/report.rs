@@ -4,6 +4,7 @@ use std::io;
 use std::net::IpAddr;
 use std::time::Duration;
 
+use overlay::duration;
 use overlay::output::line;
 use overlay_proto::control::PathKind;
 use overlay_proto::registry::{MemberInfo, OrderRecord};
@@ -92,6 +93,30 @@ impl Report {
     /// A guest's seller took it away.
     pub(crate) fn left(self, guest: &str) -> io::Result<()> {
         self.print(&format!("{guest} left"), &json!({ "event": "left", "guest": guest }))
+    }
+
+    /// A guest's grant ran out: nothing flows until it is renewed.
+    pub(crate) fn suspended(self, guest: &str, life: Duration) -> io::Result<()> {
+        let text = format!("{guest} suspended (no renewal for {})", duration::show(life));
+        let object = json!({ "event": "suspended", "guest": guest, "life_s": life.as_secs() });
+        self.print(&text, &object)
+    }
+
+    /// A suspended guest's grant was renewed.
+    pub(crate) fn resumed(self, guest: &str) -> io::Result<()> {
+        self.print(&format!("{guest} resumed"), &json!({ "event": "resumed", "guest": guest }))
+    }
+
+    /// The buyer took a guest out of the order.
+    pub(crate) fn evicted(self, guest: &str) -> io::Result<()> {
+        self.print(&format!("{guest} evicted"), &json!({ "event": "evicted", "guest": guest }))
+    }
+
+    /// Another seller has the guest's place now, by a ticket made to replace it.
+    pub(crate) fn replaced(self, member: &MemberInfo) -> io::Result<()> {
+        let (guest, seller) = (&member.record.name, member.record.seller);
+        let object = json!({ "event": "replaced", "guest": guest, "seller": seller.full() });
+        self.print(&format!("{guest} replaced (seller {seller} has its place now)"), &object)
     }
 
     /// A guest is heard no more, neither by data nor by control.

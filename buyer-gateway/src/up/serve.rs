@@ -3,13 +3,14 @@
 //! # Theory of operation
 //! What a seller says goes to the registry; what the registry hands out is written to the store;
 //! only then the data plane is told and the seller answered. Whenever the registry has changed,
-//! [`Gateway::spread`] tells the data plane and every open member stream what is new.
+//! [`Gateway::spread`] tells the data plane and every open member stream what is new, and
+//! [`Gateway::tell_standing`] the user who was suspended and who came back.
 //!
 //! # Limits
-//! A member stream that does not take its messages is dropped; its seller comes back. Pings that
-//! wait for an answer are bounded by the data plane's second.
+//! Pings that wait for an answer are bounded by the data plane's second. Grants that ran out are
+//! noticed by the next tick, within [`STATS_INTERVAL`].
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -17,20 +18,20 @@ use anyhow::bail;
 use overlay::clock;
 use overlay::dataplane::DataPlane;
 use overlay::local::{Call, Server};
-use overlay::p2p::{GatewayEvent, StreamId};
+use overlay::p2p::GatewayEvent;
 use overlay::signals::Signals;
 use overlay_proto::control::{Command, Event, PathKind, Slot};
 use overlay_proto::dial::DialRules;
-use overlay_proto::identity::NodeId;
 use overlay_proto::membership::GatewayPlane;
-use overlay_proto::messages::{JoinReply, JoinRequest, RefuseReason, ToGateway, ToMember};
-use overlay_proto::registry::MemberInfo;
+use overlay_proto::registry::{MemberInfo, Standing};
 use serde_json::{Value, json};
 use tokio::sync::{mpsc, oneshot};
+use vde_attach::tap::IfName;
 use vde_switch::time::Instant;
 
 use super::guests::Guests;
 use super::report::Report;
+use super::streams::Streams;
 use crate::api::{Pong, Request};
 use crate::order::Book;
 
@@ -39,20 +40,11 @@ const STATS_INTERVAL: Duration = Duration::from_secs(1);
 /// How long a new guest's data path may take until its joining is told without.
 const PATH_AFTER_MAX: Duration = Duration::from_secs(5);
 
-/// An open member stream.
-#[derive(Debug)]
-struct Stream {
-    peer: NodeId,
-    sender: mpsc::Sender<ToMember>,
-    /// Whose, once it said hello, and the roster version it was told.
-    member: Option<(Slot, u64)>,
-}
-
 /// A guest that was let in and is not yet told of.
 #[derive(Debug)]
-struct Arrival {
-    asked_at: Instant,
-    remote: IpAddr,
+pub(super) struct Arrival {
+    pub(super) asked_at: Instant,
+    pub(super) remote: IpAddr,
 }
 
 /// A running order.
@@ -60,27 +52,39 @@ struct Arrival {
 pub(super) struct Gateway {
     pub(super) book: Book,
     pub(super) dataplane: DataPlane,
-    plane: GatewayPlane,
-    rules: DialRules,
-    report: Report,
+    pub(super) plane: GatewayPlane,
+    pub(super) rules: DialRules,
+    pub(super) report: Report,
+    /// This computer's interface on the segment.
+    pub(super) tap: IfName,
     pub(super) guests: Guests,
-    streams: BTreeMap<StreamId, Stream>,
-    arrivals: BTreeMap<Slot, Arrival>,
+    pub(super) streams: Streams,
+    pub(super) arrivals: BTreeMap<Slot, Arrival>,
+    /// Whose grants ran out, as told to the user.
+    suspended: BTreeSet<Slot>,
     pub(super) pings: BTreeMap<u32, oneshot::Sender<Value>>,
     pub(super) ping_id_last: u32,
 }
 
 impl Gateway {
-    pub(super) fn new(book: Book, dataplane: DataPlane, rules: DialRules, report: Report) -> Self {
+    pub(super) fn new(
+        book: Book,
+        dataplane: DataPlane,
+        rules: DialRules,
+        report: Report,
+        tap: IfName,
+    ) -> Self {
         Self {
             book,
             dataplane,
             plane: GatewayPlane::default(),
             rules,
             report,
+            tap,
             guests: Guests::default(),
-            streams: BTreeMap::new(),
+            streams: Streams::default(),
             arrivals: BTreeMap::new(),
+            suspended: BTreeSet::new(),
             pings: BTreeMap::new(),
             ping_id_last: 0,
         }
@@ -118,124 +122,13 @@ impl Gateway {
                     None => bail!("the data plane has ended"),
                 },
                 Call { request, answer } = local.call() => {
-                    if self.handle_request(request, answer) {
+                    if self.handle_request(request, answer)? {
                         return Ok(());
                     }
                 }
                 _ = ticks.tick() => self.handle_tick()?,
             }
         }
-    }
-
-    fn handle_seller(&mut self, event: GatewayEvent) -> anyhow::Result<()> {
-        match event {
-            GatewayEvent::Join { peer, remote, request, reply } => {
-                self.handle_join(peer, remote.ip(), &request, reply)
-            }
-            GatewayEvent::Opened { stream, peer, remote: _, sender } => {
-                self.streams.insert(stream, Stream { peer, sender, member: None });
-                Ok(())
-            }
-            GatewayEvent::Message { stream, peer, message } => {
-                self.handle_message(stream, peer, message)
-            }
-            GatewayEvent::Closed { stream, peer: _ } => self.handle_closed(stream),
-        }
-    }
-
-    fn handle_join(
-        &mut self,
-        peer: NodeId,
-        remote: IpAddr,
-        request: &JoinRequest,
-        reply: oneshot::Sender<JoinReply>,
-    ) -> anyhow::Result<()> {
-        let unix_now = clock::unix_seconds();
-        let outcome = self.book.registry.handle_join(peer, remote, request, unix_now);
-        if let Err(error) = self.book.commit(&outcome.records) {
-            // The registry is ahead of its store now: nothing more may be handed out.
-            let _ = reply.send(JoinReply::Refused(RefuseReason::Unavailable));
-            return Err(error.into());
-        }
-        if let Some(slot) = outcome.joined {
-            self.arrivals.insert(slot, Arrival { asked_at: clock::now(), remote });
-            self.spread()?;
-        }
-        if let JoinReply::Refused(reason) = &outcome.reply {
-            tracing::info!(%peer, %reason, "a seller was refused");
-        }
-        // A seller that went away meanwhile asks again.
-        let _ = reply.send(outcome.reply);
-        Ok(())
-    }
-
-    fn handle_message(
-        &mut self,
-        id: StreamId,
-        peer: NodeId,
-        message: ToGateway,
-    ) -> anyhow::Result<()> {
-        let Some(stream) = self.streams.get_mut(&id) else { return Ok(()) };
-        let member = stream.member.map(|(slot, _)| slot);
-        let registry = &mut self.book.registry;
-        match (member, message) {
-            (None, ToGateway::Hello { slot, roster_version, candidates }) => {
-                if let Err(reason) = registry.check_member(peer, slot) {
-                    tracing::info!(%peer, slot = slot.0, %reason, "a member stream was refused");
-                    self.streams.remove(&id);
-                    return Ok(());
-                }
-                stream.member = Some((slot, roster_version));
-                registry.set_candidates(slot, &candidates);
-                self.guests.set_stream(slot, true);
-                self.spread()
-            }
-            (Some(slot), ToGateway::Renew { nonce }) => {
-                match registry.renew(peer, slot, nonce) {
-                    Ok(grant) => self.send(id, ToMember::Grant(grant)),
-                    Err(_) => drop(self.drop_stream(id)),
-                }
-                Ok(())
-            }
-            (Some(slot), ToGateway::Candidates(candidates)) => {
-                registry.set_candidates(slot, &candidates);
-                self.spread()
-            }
-            (Some(slot), ToGateway::Leave) => {
-                let member = self.member(slot);
-                let left = self.book.registry.leave(peer, slot, clock::unix_seconds());
-                self.book.commit(&left.unwrap_or_default())?;
-                self.streams.remove(&id);
-                self.guests.remove(slot);
-                self.arrivals.remove(&slot);
-                if let Some(member) = member {
-                    self.report.left(member.record.name.as_str())?;
-                }
-                self.spread()
-            }
-            (None, _) | (Some(_), ToGateway::Hello { .. }) => {
-                tracing::debug!(%peer, "a member stream said something out of turn");
-                self.handle_closed(id)
-            }
-        }
-    }
-
-    fn handle_closed(&mut self, id: StreamId) -> anyhow::Result<()> {
-        match self.drop_stream(id) {
-            Some(slot) => self.tell_if_lost(slot),
-            None => Ok(()),
-        }
-    }
-
-    /// Forgets a stream, which closes it; returns the member that has no other.
-    fn drop_stream(&mut self, id: StreamId) -> Option<Slot> {
-        let (slot, _) = self.streams.remove(&id)?.member?;
-        let same = |stream: &Stream| stream.member.is_some_and(|(other, _)| other == slot);
-        if self.streams.values().any(same) {
-            return None;
-        }
-        self.guests.set_stream(slot, false);
-        Some(slot)
     }
 
     fn handle_event(&mut self, event: Event) -> anyhow::Result<()> {
@@ -276,8 +169,9 @@ impl Gateway {
         self.tell_if_lost(slot)
     }
 
-    fn tell_if_lost(&self, slot: Slot) -> anyhow::Result<()> {
+    pub(super) fn tell_if_lost(&self, slot: Slot) -> anyhow::Result<()> {
         if let Some(member) = self.member(slot)
+            && member.standing == Standing::Live
             && self.guests.is_away(slot)
         {
             self.report.lost(member.record.name.as_str())?;
@@ -289,6 +183,9 @@ impl Gateway {
         self.dataplane.send(&Command::GetStats)?;
         self.pings.retain(|_, answer| !answer.is_closed());
         let now = clock::now();
+        if self.book.registry.expire(clock::unix_seconds(), now) {
+            self.spread()?;
+        }
         let late = |arrival: &Arrival| now - arrival.asked_at > PATH_AFTER_MAX;
         let slots: Vec<_> =
             self.arrivals.iter().filter(|(_, a)| late(a)).map(|(slot, _)| *slot).collect();
@@ -301,36 +198,30 @@ impl Gateway {
         Ok(())
     }
 
-    fn member(&self, slot: Slot) -> Option<MemberInfo> {
-        self.book.registry.members().find(|member| member.record.slot == slot)
-    }
-
-    /// Tells the data plane and all members what has changed since they were told last.
-    fn spread(&mut self) -> anyhow::Result<()> {
-        for command in self.plane.sync(&self.book.registry, &self.rules) {
-            self.dataplane.send(&command)?;
-        }
-        let version = self.book.registry.version();
-        let mut news = Vec::new();
-        for (id, stream) in &mut self.streams {
-            let Some((_, told)) = &mut stream.member else { continue };
-            if let Some(roster) = self.book.registry.roster_since(*told) {
-                *told = version;
-                news.push((*id, roster));
+    /// Tells the user whose grants ran out since he was told last, and whose were renewed.
+    pub(super) fn tell_standing(&mut self) -> anyhow::Result<()> {
+        let life = Duration::from_secs(self.book.registry.order_record().life_s.into());
+        let mut suspended = BTreeSet::new();
+        for member in self.book.registry.members() {
+            let (slot, name) = (member.record.slot, member.record.name.as_str());
+            let was = self.suspended.contains(&slot);
+            match member.standing {
+                Standing::Suspended => {
+                    suspended.insert(slot);
+                    if !was {
+                        self.guests.set_path(slot, PathKind::None);
+                        self.report.suspended(name, life)?;
+                    }
+                }
+                Standing::Live if was => self.report.resumed(name)?,
+                Standing::Live => {}
             }
         }
-        for (id, roster) in news {
-            self.send(id, ToMember::Roster(roster));
-        }
+        self.suspended = suspended;
         Ok(())
     }
 
-    /// Sends to a member; one whose queue is full loses its stream and comes back.
-    fn send(&mut self, id: StreamId, message: ToMember) {
-        let Some(stream) = self.streams.get(&id) else { return };
-        if let Err(error) = stream.sender.try_send(message) {
-            tracing::info!(peer = %stream.peer, %error, "a member stream was dropped");
-            self.drop_stream(id);
-        }
+    pub(super) fn member(&self, slot: Slot) -> Option<MemberInfo> {
+        self.book.registry.members().find(|member| member.record.slot == slot)
     }
 }

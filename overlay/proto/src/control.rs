@@ -32,6 +32,25 @@ impl Slot {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct LocalPort(pub u16);
 
+impl LocalPort {
+    /// The port of the slot's guest, whose limits its grant sets.
+    pub const GUEST: Self = Self(0);
+}
+
+/// What a local port may send; 0 is no limit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Limits {
+    /// Bytes of frames a second.
+    pub bytes_per_s: u64,
+    /// Frames a second, as the guest hands them over: a super-frame is one.
+    pub frames_per_s: u32,
+}
+
+impl Limits {
+    /// No limit.
+    pub const NONE: Self = Self { bytes_per_s: 0, frames_per_s: 0 };
+}
+
 /// One other member, as the roster and the local dial rules allow it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Member {
@@ -77,6 +96,8 @@ pub enum Command {
         port: LocalPort,
         /// Who may speak there.
         stations: Vec<Station>,
+        /// How much.
+        limits: Limits,
     },
     /// Unplugs it and closes the descriptor.
     DetachPort(LocalPort),
@@ -100,6 +121,13 @@ pub enum Command {
     /// How long the lease lives from now on. A data plane starts without life: nothing flows until
     /// this came, and nothing does once it has run out, whatever has become of control.
     Live(Life),
+    /// Changes how much a local port may send.
+    SetLimits {
+        /// Which.
+        port: LocalPort,
+        /// From now on.
+        limits: Limits,
+    },
 }
 
 /// How datagrams reach a member.

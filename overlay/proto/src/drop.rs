@@ -25,6 +25,8 @@ macro_rules! reasons {
 reasons! {
     /// The lease's grant has expired: frames and datagrams of both directions.
     Expired = "grant-expired",
+    /// A frame above what its port may send, by the guest's grant.
+    RateLimit = "rate-limit",
     /// A frame whose virtio-net header asks for what is not offered.
     BadHeader = "bad-header",
     /// A frame waited for a tunnel and its queue was full.

@@ -6,6 +6,7 @@
 use serde::{Deserialize, Serialize};
 use vde_switch::station::Station;
 
+pub use crate::control::Limits;
 use crate::control::{MEMBERS_MAX, Slot};
 use crate::envelope::{Document, EnvelopeError, Kind, Signed};
 use crate::identity::NodeId;
@@ -14,6 +15,9 @@ use crate::order::OrderId;
 
 /// Longest remaining life of a grant, in seconds: how late a revocation may reach a lone member.
 pub const LIFE_MAX_S: u16 = 900;
+
+/// Shortest life that a buyer may choose, in seconds: time for a renewal that gets lost once.
+pub const LIFE_MIN_S: u16 = 10;
 
 /// Most engine suites in a grant.
 pub const SUITES_MAX: usize = 8;
@@ -25,15 +29,6 @@ pub struct Suite(pub u16);
 impl Suite {
     /// WireGuard's handshake and ChaCha20-Poly1305.
     pub const WIREGUARD: Self = Self(1);
-}
-
-/// What a member's guest may send; 0 is no limit.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Limits {
-    /// Bytes of frames a second.
-    pub bytes_per_s: u64,
-    /// Frames a second.
-    pub frames_per_s: u32,
 }
 
 /// What one member may do.
@@ -63,6 +58,14 @@ pub struct Grant {
     pub life_s: u16,
     /// Nonce of the question that it answers.
     pub nonce: [u8; 16],
+}
+
+impl Grant {
+    /// Returns what only grows from one grant of a slot to the next.
+    #[must_use]
+    pub const fn age(&self) -> (u32, u64) {
+        (self.epoch, self.serial)
+    }
 }
 
 impl Document for Grant {
@@ -154,6 +157,9 @@ pub enum GrantError {
     /// For another data plane.
     #[error("the grant is for another data-plane key")]
     DataKey,
+    /// Older than the one that is known.
+    #[error("the grant's serial {0} is older than what is known")]
+    Stale(u64),
     /// Answers another question, perhaps an old one.
     #[error("the grant does not answer the question that was asked")]
     Nonce,

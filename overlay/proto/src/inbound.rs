@@ -13,7 +13,7 @@
 
 use std::collections::BTreeMap;
 use std::iter::Peekable;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -26,15 +26,15 @@ use vde_switch::vnet::{Layout, VnetHdr};
 use crate::control::{LocalPort, Slot};
 use crate::drop::DropReason;
 use crate::join::{Joiner, Segment};
-use crate::limiter::SourceLimiter;
+use crate::limiter::{HandshakeLimiter, Source};
 use crate::outbound::{count_delivery, deliver};
 use crate::path::{Route, Via};
 use crate::peer::{Common, Out, Peer, destination_by};
 use crate::peers::{Behind, Peers};
 use crate::piece::{Pieced, Pieces};
 use crate::transmit::{Destination, Io, TxBatch};
-use crate::tunnel::{Carrier, Handshaken, Knock, OUTPUT_LEN_MIN, Opened};
-use crate::wire::demux::{Family, classify};
+use crate::tunnel::{Carrier, Checked, Handshaken, Load, OUTPUT_LEN_MIN, Opened};
+use crate::wire::demux::{COOKIE_LEN, Family, classify};
 use crate::wire::relay::{Direction, RelayHeader};
 use crate::wire::shim::{Flags, Kind, Shim};
 
@@ -45,6 +45,9 @@ const ARENA_LEN: usize = 256 * 1024;
 /// Most bytes of one receive call, and the slack that the engine wants behind each payload.
 const DATAGRAMS_LEN_MAX: usize = 65_536 + OUTPUT_LEN_MIN;
 
+/// Stands for the address of what comes by the relay.
+const RELAYED: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
+
 /// The inbound half of a data plane.
 #[derive(Debug)]
 pub struct Inbound {
@@ -54,7 +57,7 @@ pub struct Inbound {
     pub peers: Arc<Peers>,
     common: Arc<Common>,
     carrier: Arc<dyn Carrier>,
-    limiter: SourceLimiter,
+    limiter: HandshakeLimiter,
     arena: Vec<u8>,
     used: usize,
     opened: Vec<Range<usize>>,
@@ -64,12 +67,12 @@ pub struct Inbound {
     whole: Vec<u8>,
     remotes: BTreeMap<SocketAddr, Slot>,
     batch: TxBatch,
-    reset_at: Instant,
 }
 
 /// One classified datagram of a receive call.
 struct Arrival<'a> {
     route: Route,
+    source: Source,
     family: Family,
     sealed: &'a [u8],
 }
@@ -88,7 +91,7 @@ impl Inbound {
             peers: Arc::default(),
             common,
             carrier,
-            limiter: SourceLimiter::new(now),
+            limiter: HandshakeLimiter::new(now),
             arena: vec![0; ARENA_LEN],
             used: 0,
             opened: Vec::with_capacity(128),
@@ -98,7 +101,6 @@ impl Inbound {
             whole: Vec::new(),
             remotes: BTreeMap::new(),
             batch: TxBatch::default(),
-            reset_at: now,
         }
     }
 
@@ -159,12 +161,8 @@ impl Inbound {
         self.peers = peers;
     }
 
-    /// Lets timers run: those of the tunnels, and the limit on handshakes.
+    /// Lets the timers of the tunnels run.
     pub fn tick(&mut self, now: Instant, io: &mut impl Io) {
-        if (now - self.reset_at).as_millis() >= 1000 {
-            self.reset_at = now;
-            self.carrier.reset_count();
-        }
         if self.common.is_expired(now) {
             return;
         }
@@ -257,7 +255,13 @@ impl Inbound {
                         Pieced::Complete => {
                             let whole = std::mem::take(&mut self.whole);
                             let frame = Frame { hdr: header(&shim, csum_offset), bytes: &whole };
-                            self.admit(peer, frame, None, now, io);
+                            let hand_on = shim.flags.has(Flags::HAND_ON);
+                            let served: Option<&[u8]> = hand_on.then_some(&[]);
+                            if hand_on && self.common.slot != Slot::GATEWAY {
+                                self.common.drops.add(DropReason::BadGroup, 1);
+                            } else {
+                                self.admit(peer, frame, served, now, io);
+                            }
                             self.whole = whole;
                         }
                     }
@@ -409,24 +413,12 @@ impl Inbound {
     }
 
     fn handle_initiation(&mut self, arrival: &Arrival<'_>, now: Instant, io: &mut impl Io) {
-        let source = source_of(arrival.route);
-        if !self.limiter.admit(source, now) {
-            return self.common.drops.add(DropReason::HandshakeLimited, 1);
+        if !self.check(arrival, now, io) {
+            return;
         }
-        let mut buffer = [0; 256];
-        match self.carrier.knock(source, arrival.sealed, &mut buffer) {
-            Knock::Cookie(len) => {
-                if let (Route::Direct(via), Some(cookie)) = (arrival.route, buffer.get(..len)) {
-                    let to = Destination { slot: Slot::GATEWAY, via, relay: None };
-                    self.batch.push_sealed(to, cookie, &self.common.drops, io);
-                }
-            }
-            Knock::From(key) if let Some(peer) = self.peers.by_key(&key).cloned() => {
-                self.handshake(&peer, arrival, now, io);
-            }
-            Knock::From(_) | Knock::Refused => {
-                self.common.drops.add(DropReason::HandshakeRefused, 1);
-            }
+        match self.carrier.knock(arrival.sealed).and_then(|key| self.peers.by_key(&key)).cloned() {
+            Some(peer) => self.handshake(&peer, arrival, now, io),
+            None => self.common.drops.add(DropReason::HandshakeRefused, 1),
         }
     }
 
@@ -437,12 +429,47 @@ impl Inbound {
         now: Instant,
         io: &mut impl Io,
     ) {
-        if !self.limiter.admit(source_of(arrival.route), now) {
-            return self.common.drops.add(DropReason::HandshakeLimited, 1);
+        let Some(peer) = self.peers.by_index(receiver_index).cloned() else {
+            return self.common.drops.add(DropReason::NoSuchTunnel, 1);
+        };
+        // A cookie reply has no MACs and costs no more than a data message.
+        if arrival.sealed.len() == COOKIE_LEN || self.check(arrival, now, io) {
+            self.handshake(&peer, arrival, now, io);
         }
-        match self.peers.by_index(receiver_index).cloned() {
-            Some(peer) => self.handshake(&peer, arrival, now, io),
-            None => self.common.drops.add(DropReason::NoSuchTunnel, 1),
+    }
+
+    /// Says whether an initiation or a response is looked at; counts it if not.
+    fn check(&mut self, arrival: &Arrival<'_>, now: Instant, io: &mut impl Io) -> bool {
+        let Self { carrier, limiter, common, batch, .. } = self;
+        let (address, load) = match arrival.route {
+            Route::Direct(via) => (via.remote.ip(), limiter.load(now)),
+            Route::Relay => (RELAYED, Load::Idle),
+        };
+        let mut buffer = [0; 256];
+        match (carrier.check(address, load, arrival.sealed, &mut buffer), arrival.route, load) {
+            (Checked::Passed, Route::Direct(_), Load::Idle) => {
+                limiter.count_unproven();
+                true
+            }
+            (Checked::Passed, ..) => {
+                let admitted = limiter.admit(arrival.source, now);
+                if !admitted {
+                    common.drops.add(DropReason::HandshakeLimited, 1);
+                }
+                admitted
+            }
+            (Checked::Cookie(len), Route::Direct(via), _) => {
+                common.drops.add(DropReason::HandshakeLimited, 1);
+                if let Some(cookie) = buffer.get(..len) {
+                    let to = Destination { slot: Slot::GATEWAY, via, relay: None };
+                    batch.push_sealed(to, cookie, &common.drops, io);
+                }
+                false
+            }
+            (Checked::Cookie(_), Route::Relay, _) | (Checked::Refused, ..) => {
+                common.drops.add(DropReason::HandshakeRefused, 1);
+                false
+            }
         }
     }
 
@@ -450,13 +477,19 @@ impl Inbound {
         let Self { common, batch, .. } = self;
         let mut buffer = [0; 256];
         let mut tunnel = peer.tunnel();
-        let source = source_of(arrival.route);
-        let handshaken = tunnel.engine.handle_handshake(source, arrival.sealed, &mut buffer);
+        let address = match arrival.route {
+            Route::Direct(via) => via.remote.ip(),
+            Route::Relay => RELAYED,
+        };
+        let handshaken = tunnel.engine.handle_handshake(address, arrival.sealed, &mut buffer);
         let (len, established) = match handshaken {
-            Handshaken::Answer(len) | Handshaken::Cookie(len) => (len, false),
+            Handshaken::Answer(len) => (len, false),
             Handshaken::Established(len) => (len, true),
             Handshaken::Noted => return,
-            Handshaken::Refused => return common.drops.add(DropReason::HandshakeRefused, 1),
+            Handshaken::Refused => {
+                tunnel.handle_refused(arrival.route, &mut Out { batch, common, io, now });
+                return common.drops.add(DropReason::HandshakeRefused, 1);
+            }
         };
         if let (Some(to), Some(answer)) =
             (destination_by(peer.slot, arrival.route, common), buffer.get(..len))
@@ -499,24 +532,28 @@ impl Inbound {
 /// Classifies a datagram and takes a relay header off where one belongs; counts what is dropped.
 fn classified<'a>(common: &Common, via: Via, datagram: &'a [u8]) -> Option<Arrival<'a>> {
     let direct = Route::Direct(via);
+    let source = Source::of(via.remote.ip());
     let Some(family) = classify(datagram) else {
         common.drops.add(DropReason::Unknown, 1);
         return None;
     };
     let Family::Relay(header) = family else {
-        return Some(Arrival { route: direct, family, sealed: datagram });
+        return Some(Arrival { route: direct, source, family, sealed: datagram });
     };
     let sealed = datagram.get(RelayHeader::LEN..).unwrap_or_default();
     match header.direction {
         Direction::ToMember if common.slot == Slot::GATEWAY => {
-            Some(Arrival { route: direct, family, sealed })
+            Some(Arrival { route: direct, source, family, sealed })
         }
         // Only the gateway's proven address may hand datagrams on to us.
         Direction::FromMember if common.relay().is_some_and(|r| r.remote == via.remote) => {
             match classify(sealed) {
                 Some(
                     family @ (Family::Initiation | Family::Answer { .. } | Family::Data { .. }),
-                ) => Some(Arrival { route: Route::Relay, family, sealed }),
+                ) => {
+                    let source = Source::Member(header.slot);
+                    Some(Arrival { route: Route::Relay, source, family, sealed })
+                }
                 Some(Family::Relay(_) | Family::Quic) | None => {
                     common.drops.add(DropReason::Unknown, 1);
                     None
@@ -527,14 +564,6 @@ fn classified<'a>(common: &Common, via: Via, datagram: &'a [u8]) -> Option<Arriv
             common.drops.add(DropReason::RelayStranger, 1);
             None
         }
-    }
-}
-
-/// The address by which a source is limited; all that is relayed shares one.
-const fn source_of(route: Route) -> IpAddr {
-    match route {
-        Route::Direct(via) => via.remote.ip(),
-        Route::Relay => IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED),
     }
 }
 

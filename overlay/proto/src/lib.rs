@@ -23,6 +23,7 @@ pub mod path;
 pub mod peer;
 pub mod peers;
 pub mod piece;
+pub mod rate;
 pub mod registry;
 pub mod roster;
 pub mod ticket;

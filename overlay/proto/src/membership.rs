@@ -7,13 +7,20 @@
 //! The gateway's own data plane is told by a [`GatewayPlane`] from the registry. Both compare what
 //! should be known with what was told, so nothing is said twice and nobody is forgotten.
 //!
+//! A grant is believed for its life, counted from when the question that it answers was *asked*;
+//! the data plane is told what is left of it and stops by itself. Nothing else moves that end: no
+//! roster, no config, no grant that answers another question, no clock of the wall. A newer config
+//! has the grant renewed at once, since limits travel in grants. What is older than what is known
+//! (grant, roster, config) is refused and changes nothing.
+//!
 //! Addresses from the roster are hearsay and pass the user's [`DialRules`]; the gateway's come with
 //! the ticket. Under `--only-buyer` no other member is dialled: what is for them goes to the
 //! gateway.
 //!
 //! # Limits
-//! One membership, one slot. A grant's end is known ([`Membership::expires_at`]) but not yet acted
-//! on; a new grant is asked for at half-life.
+//! One membership, one slot.
+
+mod told;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -22,6 +29,8 @@ use std::time::Duration;
 use vde_switch::station::{Segment, Station};
 use vde_switch::time::Instant;
 
+pub use self::told::GatewayPlane;
+use self::told::Told;
 use crate::control::{AddressTrust, Command, Life, Member, Slot};
 use crate::dial::DialRules;
 use crate::envelope::{EnvelopeError, Signed};
@@ -29,42 +38,8 @@ use crate::grant::{Expected, Grant, GrantError};
 use crate::identity::NodeId;
 use crate::messages::{JOIN_VERSION, JoinRequest, ToGateway, ToMember, Welcome};
 use crate::order::{Config, ConfigError, OrderId};
-use crate::registry::Registry;
 use crate::roster::{RosterError, RosterView};
 use crate::ticket::Ticket;
-
-/// What a data plane was told.
-#[derive(Debug, Default)]
-struct Told {
-    segment: Option<Segment>,
-    members: BTreeMap<Slot, Member>,
-}
-
-impl Told {
-    /// Says what leads from what was told to what should be known.
-    fn tell(&mut self, segment: Segment, members: BTreeMap<Slot, Member>) -> Vec<Command> {
-        let mut commands = Vec::new();
-        if self.segment.is_none() {
-            commands.push(Command::Live(Life::Unlimited));
-        }
-        if self.segment != Some(segment) {
-            commands.push(Command::SetSegment(segment));
-        }
-        let gone = self.members.keys().filter(|slot| !members.contains_key(slot));
-        commands.extend(gone.map(|slot| Command::RemoveMember(*slot)));
-        for (slot, member) in &members {
-            if self.members.get(slot) != Some(member) {
-                commands.push(Command::SetMember(member.clone()));
-            }
-        }
-        let gateway = members.get(&Slot::GATEWAY);
-        if gateway.is_some() && gateway != self.members.get(&Slot::GATEWAY) {
-            commands.push(Command::Connect(Slot::GATEWAY));
-        }
-        *self = Self { segment: Some(segment), members };
-        commands
-    }
-}
 
 /// Who a seller's host is, and what its user allows.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -89,6 +64,21 @@ struct Granted {
     asked_at: Instant,
 }
 
+impl Granted {
+    fn expires_at(&self) -> Instant {
+        self.asked_at + Duration::from_secs(self.grant.life_s.into())
+    }
+}
+
+/// What became of a grant's life, for whoever watches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LifeChange {
+    /// It ran out: nothing flows until there is another.
+    Expired,
+    /// There is another.
+    Resumed,
+}
+
 /// One slot of one order, as its seller knows it.
 #[derive(Debug)]
 pub struct Membership {
@@ -98,6 +88,10 @@ pub struct Membership {
     view: RosterView,
     granted: Option<Granted>,
     asked: Option<([u8; 16], Instant)>,
+    /// Whether the config changed since the last question was asked.
+    is_outdated: bool,
+    /// Whether the last thing that was said of the grant's life is that it ran out.
+    said_expired: bool,
     told: Told,
 }
 
@@ -107,13 +101,15 @@ impl Membership {
     pub fn new(ticket: Ticket, host: SellerHost) -> Self {
         let (order, buyer) = (ticket.order(), ticket.buyer());
         let view = RosterView::new(order, buyer);
-        Self { ticket, order, host, view, granted: None, asked: None, told: Told::default() }
+        let (granted, asked, told) = Default::default();
+        let (is_outdated, said_expired) = (false, false);
+        Self { ticket, order, host, view, granted, asked, is_outdated, said_expired, told }
     }
 
     /// Writes the join request; the same again after a connection was lost, with a fresh nonce.
     #[must_use]
     pub fn request(&mut self, nonce: [u8; 16], now: Instant) -> JoinRequest {
-        self.asked = Some((nonce, now));
+        (self.asked, self.is_outdated) = (Some((nonce, now)), false);
         JoinRequest {
             version: JOIN_VERSION,
             order: self.order,
@@ -128,10 +124,14 @@ impl Membership {
     ///
     /// # Errors
     /// [`MembershipError`], the first thing in it that cannot be believed; nothing changed then.
-    pub fn handle_welcome(&mut self, welcome: &Welcome) -> Result<Vec<Command>, MembershipError> {
+    pub fn handle_welcome(
+        &mut self,
+        welcome: &Welcome,
+        now: Instant,
+    ) -> Result<Vec<Command>, MembershipError> {
         let config = self.check_config(&welcome.config)?;
         let (grant, asked_at) = self.check_grant(&welcome.grant, &config)?;
-        let mut view = RosterView::new(self.order, self.ticket.buyer());
+        let mut view = self.view.clone();
         view.apply(&welcome.roster)?;
         let own = view.entries().get(&grant.slot);
         if own.is_none_or(|own| own.grant.data_key != grant.data_key) {
@@ -141,50 +141,74 @@ impl Membership {
             return Err(MembershipError::Config(config.version));
         }
         self.view = view;
-        self.asked = None;
-        self.granted = Some(Granted { config, grant, asked_at });
-        Ok(self.tell())
+        self.believe(Granted { config, grant, asked_at });
+        let mut commands = self.tell_life(now);
+        // The gateway is there, whatever its silence has led the data plane to think.
+        let connect = Command::Connect(Slot::GATEWAY);
+        if !commands.contains(&connect) {
+            commands.push(connect);
+        }
+        Ok(commands)
     }
 
     /// Takes a message of the member stream.
     ///
     /// # Errors
-    /// [`MembershipError::Evicted`] if that is what it says, otherwise what cannot be believed:
-    /// close the stream and join again.
-    pub fn handle_message(&mut self, message: ToMember) -> Result<Vec<Command>, MembershipError> {
+    /// [`MembershipError::Evicted`] if that is what it says, otherwise what cannot be believed and
+    /// has changed nothing: close the stream and join again.
+    pub fn handle_message(
+        &mut self,
+        message: ToMember,
+        now: Instant,
+    ) -> Result<Vec<Command>, MembershipError> {
+        let Some(granted) = &self.granted else {
+            return Err(match message {
+                ToMember::Evicted => MembershipError::Evicted,
+                ToMember::Roster(_) | ToMember::Grant(_) | ToMember::Config(_) => {
+                    MembershipError::Missing
+                }
+            });
+        };
         match message {
             ToMember::Roster(bytes) => {
-                self.view.apply(&bytes)?;
-                let known = self.granted.as_ref().map(|granted| granted.config.version);
-                if known.is_none_or(|known| known < self.view.config_version()) {
-                    return Err(MembershipError::Config(self.view.config_version()));
+                let mut view = self.view.clone();
+                view.apply(&bytes)?;
+                if granted.config.version < view.config_version() {
+                    return Err(MembershipError::Config(view.config_version()));
                 }
+                self.view = view;
             }
             ToMember::Grant(bytes) => {
-                let Some(granted) = &self.granted else { return Err(MembershipError::Missing) };
-                let (grant, asked_at) = self.check_grant(&bytes, &granted.config)?;
-                if grant.station != granted.grant.station || grant.slot != granted.grant.slot {
-                    return Err(MembershipError::Moved);
-                }
-                self.asked = None;
                 let config = granted.config.clone();
-                self.granted = Some(Granted { config, grant, asked_at });
+                let (grant, asked_at) = self.check_grant(&bytes, &config)?;
+                self.believe(Granted { config, grant, asked_at });
+                return Ok(self.tell_life(now));
             }
             ToMember::Config(bytes) => {
+                let known = granted.config.version;
                 let config = self.check_config(&bytes)?;
-                let Some(granted) = &mut self.granted else { return Err(MembershipError::Missing) };
-                if config.version < granted.config.version {
-                    return Err(MembershipError::Config(config.version));
+                self.is_outdated |= config.version > known;
+                if let Some(granted) = &mut self.granted {
+                    granted.config = config;
                 }
-                let Segment { ipv4, ipv6, .. } = granted.config.segment;
-                if (config.segment.ipv4, config.segment.ipv6) != (ipv4, ipv6) {
-                    return Err(MembershipError::Moved);
-                }
-                granted.config = config;
             }
             ToMember::Evicted => return Err(MembershipError::Evicted),
         }
         Ok(self.tell())
+    }
+
+    fn believe(&mut self, granted: Granted) {
+        self.asked = None;
+        self.granted = Some(granted);
+    }
+
+    /// Says what became of the grant's life since this was asked last.
+    pub fn poll(&mut self, now: Instant) -> Option<LifeChange> {
+        let is_expired = self.expires_at().is_some_and(|at| now >= at);
+        if std::mem::replace(&mut self.said_expired, is_expired) == is_expired {
+            return None;
+        }
+        Some(if is_expired { LifeChange::Expired } else { LifeChange::Resumed })
     }
 
     /// Writes the first message of a member stream. `candidates` are this host's own, which stay
@@ -196,10 +220,14 @@ impl Membership {
         Some(ToGateway::Hello { slot, roster_version: self.view.version()?, candidates })
     }
 
-    /// Returns when a new grant is to be asked for: half-life after the last question.
+    /// Returns when a new grant is to be asked for: half-life after the last question, or at once
+    /// if the order changed and no answer is under way.
     #[must_use]
     pub fn renew_at(&self) -> Option<Instant> {
         let granted = self.granted.as_ref()?;
+        if self.is_outdated && self.asked.is_none() {
+            return Some(granted.asked_at);
+        }
         let asked_at = self.asked.map_or(granted.asked_at, |(_, at)| at);
         Some(asked_at + Duration::from_secs(granted.grant.life_s.into()) / 2)
     }
@@ -207,15 +235,14 @@ impl Membership {
     /// Asks for a new grant.
     #[must_use]
     pub const fn renew(&mut self, nonce: [u8; 16], now: Instant) -> ToGateway {
-        self.asked = Some((nonce, now));
+        (self.asked, self.is_outdated) = (Some((nonce, now)), false);
         ToGateway::Renew { nonce }
     }
 
     /// Returns when the present grant ends.
     #[must_use]
     pub fn expires_at(&self) -> Option<Instant> {
-        let granted = self.granted.as_ref()?;
-        Some(granted.asked_at + Duration::from_secs(granted.grant.life_s.into()))
+        self.granted.as_ref().map(Granted::expires_at)
     }
 
     /// Returns the ticket it was made from.
@@ -249,15 +276,24 @@ impl Membership {
     }
 
     /// Says all again to a data plane that was started anew.
-    pub fn tell_again(&mut self) -> Vec<Command> {
+    pub fn tell_again(&mut self, now: Instant) -> Vec<Command> {
         self.told = Told::default();
-        self.tell()
+        self.tell_life(now)
     }
 
     fn check_config(&self, bytes: &[u8]) -> Result<Config, MembershipError> {
         let signed: Signed<Config> = Signed::open(bytes)?;
         Config::check(&signed, self.order, self.ticket.buyer())?;
-        Ok(signed.into_parts().1)
+        let (_, config) = signed.into_parts();
+        let Some(Granted { config: known, .. }) = &self.granted else { return Ok(config) };
+        if config.version < known.version {
+            return Err(MembershipError::Config(config.version));
+        }
+        let addresses = |config: &Config| (config.segment.ipv4, config.segment.ipv6);
+        if addresses(&config) != addresses(known) {
+            return Err(MembershipError::Moved);
+        }
+        Ok(config)
     }
 
     fn check_grant(
@@ -281,7 +317,23 @@ impl Membership {
         if !within(&grant.station, &config.segment) || grant.station == config.buyer_station {
             return Err(MembershipError::Outside);
         }
+        if let Some(Granted { grant: known, .. }) = &self.granted {
+            if grant.age() < known.age() {
+                return Err(GrantError::Stale(grant.serial).into());
+            }
+            if grant.station != known.station {
+                return Err(MembershipError::Moved);
+            }
+        }
         Ok((grant, asked_at))
+    }
+
+    /// Tells what is left of the grant's life, and what else is new.
+    fn tell_life(&mut self, now: Instant) -> Vec<Command> {
+        let left = self.expires_at().map_or(0, |at| (at - now).as_millis());
+        let life = Life::Millis(u32::try_from(left).unwrap_or(u32::MAX));
+        let news = self.tell();
+        [Command::Live(life)].into_iter().chain(news).collect()
     }
 
     fn tell(&mut self) -> Vec<Command> {
@@ -318,7 +370,7 @@ impl Membership {
             };
             members.insert(*slot, member);
         }
-        self.told.tell(config.segment, members)
+        self.told.tell(config.segment, grant.limits, members)
     }
 }
 
@@ -334,27 +386,6 @@ fn within(station: &Station, segment: &Segment) -> bool {
 /// Says whether two stations have an address in common.
 fn shares(a: &Station, b: &Station) -> bool {
     a.mac == b.mac || a.ipv4 == b.ipv4 || a.ipv6 == b.ipv6
-}
-
-/// The members as the gateway's own data plane is told of them.
-#[derive(Debug, Default)]
-pub struct GatewayPlane {
-    told: Told,
-}
-
-impl GatewayPlane {
-    /// Returns what changed in the registry since the last call; all of it at the first.
-    pub fn sync(&mut self, registry: &Registry, rules: &DialRules) -> Vec<Command> {
-        let member = |info: crate::registry::MemberInfo| Member {
-            slot: info.record.slot,
-            key: info.record.data_key,
-            stations: vec![info.station],
-            candidates: rules.filter(&info.candidates, AddressTrust::Hearsay),
-            trust: AddressTrust::Hearsay,
-        };
-        let members = registry.members().map(member).map(|member| (member.slot, member));
-        self.told.tell(registry.order_record().segment(), members.collect())
-    }
 }
 
 /// Why what the gateway says is not followed.

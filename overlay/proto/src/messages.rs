@@ -131,8 +131,11 @@ pub enum RefuseReason {
     /// The gateway at this address serves another order.
     #[error("the gateway serves another order of the buyer; ask him for the right address")]
     OtherOrder,
-    /// The request's version is not spoken there.
-    #[error("the gateway does not speak this program's version {0}; update the older of the two")]
+    /// The request's version is not spoken there, but this one.
+    #[error(
+        "the gateway speaks version {0}, this program version {JOIN_VERSION}; update the older of \
+         the two"
+    )]
     Version(u16),
     /// The subnet has no more addresses.
     #[error("the order is full")]
@@ -149,6 +152,15 @@ pub enum RefuseReason {
     /// The gateway cannot write its store.
     #[error("the gateway has a problem of its own; the buyer's log says which")]
     Unavailable,
+    /// Another host with the same keys is there and alive.
+    #[error(
+        "this guest runs on another host with the same keys right now; stop it there, or ask the \
+         buyer for a ticket of this host's own"
+    )]
+    InUse,
+    /// The buyer took the ticket back before anybody used it.
+    #[error("the buyer has taken the ticket back; ask him for a new one")]
+    TicketRevoked,
 }
 
 /// What a member says to the gateway.

@@ -16,7 +16,9 @@ use vde_switch::station::{Broadcast, Segment, Station};
 use vde_switch::switch::Switch;
 use vde_switch::time::Instant;
 
-use crate::control::{Command, Event, LocalPort, Member, MemberStats, PortStats, Slot, Stats};
+use crate::control::{
+    Command, Event, Limits, LocalPort, Member, MemberStats, PortStats, Slot, Stats,
+};
 use crate::drop::DropReason;
 use crate::inbound::Inbound;
 use crate::outbound::Outbound;
@@ -49,6 +51,9 @@ pub enum Refused {
     /// More attachments than a lease has.
     #[error("port {0} is beyond the {LOCAL_PORTS_MAX} of a lease")]
     Port(u16),
+    /// Limits for a port without an attachment.
+    #[error("port {0} has no attachment that could be limited")]
+    Unplugged(u16),
     /// A slot out of range, this node's own, or a key that belongs to another slot.
     #[error("slot {0} cannot be a member here")]
     Slot(u16),
@@ -124,7 +129,15 @@ impl Node {
                 self.outbound().switch.set_segment(segment);
                 self.inbound().switch.set_segment(segment);
             }
-            Command::AttachPort { port, stations } => return self.attach(port, stations),
+            Command::AttachPort { port, stations, limits } => {
+                return self.attach(port, stations, limits, now);
+            }
+            Command::SetLimits { port, limits } => {
+                if !lock(&self.members).ports.contains(&port) {
+                    return Err(Refused::Unplugged(port.0));
+                }
+                self.outbound().set_limits(port, limits, now);
+            }
             Command::DetachPort(port) => self.detach(port),
             Command::SetMember(member) => return self.set_member(member, now),
             Command::RemoveMember(slot) => self.remove_member(slot),
@@ -156,11 +169,18 @@ impl Node {
         self.inbound().tick(now, io);
     }
 
-    fn attach(&self, port: LocalPort, stations: Vec<Station>) -> Result<(), Refused> {
+    fn attach(
+        &self,
+        port: LocalPort,
+        stations: Vec<Station>,
+        limits: Limits,
+        now: Instant,
+    ) -> Result<(), Refused> {
         if port.0 >= LOCAL_PORTS_MAX {
             return Err(Refused::Port(port.0));
         }
         self.set_port(Behind::Local(port), PortKind::Attachment, HandsOn::No, stations)?;
+        self.outbound().set_limits(port, limits, now);
         let mut members = lock(&self.members);
         if !members.ports.contains(&port) {
             members.ports.push(port);
@@ -172,6 +192,7 @@ impl Node {
     pub fn detach(&self, port: LocalPort) {
         lock(&self.members).ports.retain(|other| *other != port);
         let id = Behind::Local(port).port_id();
+        self.outbound().set_limits(port, Limits::NONE, Instant::ZERO);
         self.outbound().switch.remove_port(id);
         self.inbound().switch.remove_port(id);
     }

@@ -6,6 +6,9 @@
 //! frame goes over the tunnels that are up; for the members without one a single copy goes to the
 //! gateway, which hands it on. Group frames never make a tunnel.
 //!
+//! A port with limits is held to them here, before the switch, so that what is above them costs
+//! nobody anything.
+//!
 //! # Limits
 //! No frame is kept here: what has to wait, waits in its peer.
 
@@ -18,12 +21,13 @@ use vde_switch::time::Instant;
 use vde_switch::verdict::{FloodTo, Verdict};
 use vde_switch::vnet::VnetHdr;
 
-use crate::control::{LocalPort, Slot};
+use crate::control::{Limits, LocalPort, Slot};
 use crate::drop::DropReason;
 use crate::peer::{Common, Out};
 use crate::peers::{Behind, Peers};
+use crate::rate::RateLimit;
 use crate::transmit::{Delivered, Io, TxBatch};
-use crate::wire::shim::SERVED_MAX;
+use crate::wire::shim::{GROUP_FRAME_LEN_MAX, SERVED_MAX};
 
 /// The outbound half of a data plane.
 #[derive(Debug)]
@@ -34,13 +38,29 @@ pub struct Outbound {
     pub peers: Arc<Peers>,
     common: Arc<Common>,
     batch: TxBatch,
+    /// Ports that have limits; at most as many as there are ports.
+    rates: Vec<(LocalPort, RateLimit)>,
 }
 
 impl Outbound {
     /// Makes it with a switch that has no ports yet.
     #[must_use]
     pub fn new(switch: Switch, common: Arc<Common>) -> Self {
-        Self { switch, peers: Arc::default(), common, batch: TxBatch::default() }
+        let (batch, rates) = Default::default();
+        Self { switch, peers: Arc::default(), common, batch, rates }
+    }
+
+    /// Sets what a local port may send; what it has sent already counts under the new limits.
+    pub fn set_limits(&mut self, port: LocalPort, limits: Limits, now: Instant) {
+        let known = self.rates.iter().position(|(other, _)| *other == port);
+        match (known, limits == Limits::NONE) {
+            (Some(at), true) => {
+                self.rates.swap_remove(at);
+            }
+            (Some(at), false) => self.rates[at].1.set(limits, now),
+            (None, true) => {}
+            (None, false) => self.rates.push((port, RateLimit::new(limits, now))),
+        }
     }
 
     /// Takes what a tap gave: a virtio-net header and a frame.
@@ -62,6 +82,11 @@ impl Outbound {
     ) {
         if self.common.is_expired(now) {
             return self.common.drops.add(DropReason::Expired, 1);
+        }
+        if let Some((_, rate)) = self.rates.iter_mut().find(|(limited, _)| *limited == port)
+            && !rate.admit(frame.bytes.len(), now)
+        {
+            return self.common.drops.add(DropReason::RateLimit, 1);
         }
         let ingress = Behind::Local(port).port_id();
         match self.switch.forward(ingress, frame, now) {
@@ -129,7 +154,8 @@ impl Outbound {
                 continue;
             }
             let mut tunnel = peer.tunnel();
-            if !tunnel.is_up() || (served_count == served.len() && common.slot != Slot::GATEWAY) {
+            let nameable = served_count < served.len() && frame.bytes.len() <= GROUP_FRAME_LEN_MAX;
+            if !tunnel.is_up() || !(nameable || common.slot == Slot::GATEWAY) {
                 unserved += 1;
                 continue;
             }

@@ -37,6 +37,10 @@ pub const RETRY_AFTER_MIN: Duration = Duration::from_millis(200);
 /// Longest wait between initiations: WireGuard's REKEY_TIMEOUT.
 pub const RETRY_AFTER_MAX: Duration = Duration::from_secs(5);
 
+/// The longest wait where no address has proved the key and no relay helps: fewer tries in five
+/// minutes than an unproven address may hear, so that some are left when the peer is back.
+pub const RETRY_UNPROVEN_AFTER_MAX: Duration = Duration::from_secs(40);
+
 /// How long a direct path holds against datagrams that still come by the relay.
 pub const RELAY_YIELDS_FOR: Duration = Duration::from_secs(1);
 
@@ -193,9 +197,11 @@ impl PathAgent {
         self.trust = trust;
     }
 
-    /// Keeps the tunnel up from now on, used or not.
+    /// Keeps the tunnel up from now on, used or not; the peer is said to be there, so the next try
+    /// is due at once.
     pub const fn keep(&mut self) {
         self.keep = true;
+        self.attempt = None;
     }
 
     /// Returns the primary path.
@@ -330,7 +336,9 @@ impl PathAgent {
         if now >= attempt.next_at {
             let after = RETRY_AFTER_MIN.saturating_mul(1 << attempt.count.min(8));
             attempt.count += 1;
-            attempt.next_at = now + after.min(RETRY_AFTER_MAX);
+            let unproven = self.proven.is_empty() && !relayed;
+            let longest = if unproven { RETRY_UNPROVEN_AFTER_MAX } else { RETRY_AFTER_MAX };
+            attempt.next_at = now + after.min(longest);
             attempt.relay_at = None;
             let targets = if relayed { Targets::Everywhere } else { Targets::Candidates };
             return Todo { initiate: Some(targets), ..Todo::default() };

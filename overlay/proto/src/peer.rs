@@ -198,6 +198,7 @@ impl Peer {
             pings: Vec::new(),
             initiation: [0; INITIATION_LEN],
             underlay_mtu: UNDERLAY_MTU,
+            refused_from: None,
             numbers: 0,
         };
         let (outbound, inbound) = Default::default();
@@ -238,6 +239,8 @@ pub struct Tunnel {
     pings: Vec<Ping>,
     initiation: [u8; INITIATION_LEN],
     underlay_mtu: usize,
+    /// Where a handshake message came from that was refused; tried once.
+    refused_from: Option<SocketAddr>,
     /// Counts super-frames and split frames.
     numbers: u16,
 }
@@ -310,12 +313,17 @@ impl Tunnel {
         {
             return self.seal_segments(frame, layout, payload_max, to, out);
         }
-        if hdr.gso != GsoType::None || (served.is_some() && whole_len > payload_max) {
+        if hdr.gso != GsoType::None {
             return Err(DropReason::TooLong);
         }
         let flags = if hdr.needs_csum { Flags::CSUM } else { Flags::default() };
         let csum_offset = hdr.csum_offset as u8;
         if whole_len > payload_max {
+            let flags = match served {
+                Some([]) => flags.with(Flags::HAND_ON),
+                Some(_) => return Err(DropReason::TooLong),
+                None => flags,
+            };
             return self.seal_pieces(frame, flags, payload_max, to, out);
         }
         let kind = match served {
@@ -450,6 +458,22 @@ impl Tunnel {
         }
     }
 
+    /// Takes note of a handshake message that names the peer's key and was refused. Perhaps the
+    /// peer started anew with a clock that was set back: its timestamps are old for a long time,
+    /// and only a handshake of ours helps. With a session, silence leads to one; without, the
+    /// agent's next try goes to where the message came from, too, within that address's budget.
+    pub(crate) fn handle_refused(&mut self, route: Route, out: &mut Out<'_, impl Io>) {
+        if self.engine.is_ready() {
+            return self.agent.handle_sent(out.now);
+        }
+        if let Route::Direct(via) = route {
+            self.refused_from = Some(via.remote);
+        }
+        if let Some(targets) = self.agent.poll(false, true, out.now).initiate {
+            self.initiate(targets, out);
+        }
+    }
+
     /// Asks for one round trip; at most [`PINGS_MAX`] at a time, the oldest gives up.
     pub(crate) fn ping(&mut self, id: u32, out: &mut Out<'_, impl Io>) {
         if self.pings.len() >= PINGS_MAX {
@@ -470,9 +494,10 @@ impl Tunnel {
         {
             if let Ok(initiation) = datagram.try_into() {
                 self.initiation = initiation;
-                match self.agent.primary() {
-                    Some(route) => self.send_initiation_by(route, out),
-                    None => self.send_initiation(Targets::Everywhere, out),
+                // Without a path the agent alone says when an address is asked again: the
+                // engine's own 5 s would spend what unproven addresses may hear.
+                if let Some(route) = self.agent.primary() {
+                    self.send_initiation_by(route, out);
                 }
             } else if let Some(to) = self.destination(out.common) {
                 out.batch.push_sealed(to, datagram, &out.common.drops, out.io);
@@ -502,12 +527,7 @@ impl Tunnel {
         let todo = self.agent.poll(self.engine.is_ready(), demand, out.now);
         self.tell_change(out.common);
         if let Some(targets) = todo.initiate {
-            let mut buffer = [0; 256];
-            let len = self.engine.initiate(&mut buffer).unwrap_or(0);
-            if let Some(initiation) = buffer.get(..len).and_then(|b| b.try_into().ok()) {
-                self.initiation = initiation;
-                self.send_initiation(targets, out);
-            }
+            self.initiate(targets, out);
         }
         if todo.repeat_by_relay {
             self.send_initiation(Targets::Relay, out);
@@ -542,9 +562,28 @@ impl Tunnel {
         self.underlay_mtu = smaller.unwrap_or(UDP_PAYLOAD_MIN + UNDERLAY_V6_LEN);
     }
 
+    fn initiate(&mut self, targets: Targets, out: &mut Out<'_, impl Io>) {
+        let mut buffer = [0; 256];
+        let len = self.engine.initiate(&mut buffer).unwrap_or(0);
+        if let Some(initiation) = buffer.get(..len).and_then(|b| b.try_into().ok()) {
+            self.initiation = initiation;
+            self.send_initiation(targets, out);
+        }
+    }
+
     fn send_initiation(&mut self, targets: Targets, out: &mut Out<'_, impl Io>) {
         if matches!(targets, Targets::Candidates | Targets::Everywhere) {
-            let candidates = self.agent.candidates().to_vec();
+            let mut candidates = self.agent.candidates().to_vec();
+            // Where the peer was heard last may be no candidate: with `--only-buyer` none is told.
+            let primary = match self.agent.primary() {
+                Some(Route::Direct(via)) => Some(via.remote),
+                Some(Route::Relay) | None => None,
+            };
+            for remote in primary.into_iter().chain(self.refused_from.take()) {
+                if !candidates.contains(&remote) {
+                    candidates.push(remote);
+                }
+            }
             for remote in candidates {
                 self.send_initiation_by(Route::Direct(Via { remote, local: None }), out);
             }

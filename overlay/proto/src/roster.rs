@@ -140,6 +140,10 @@ impl RosterView {
             if !said.insert(slot) || roster.removed.contains(&slot) {
                 return Err(RosterError::Twice { slot: slot.0, what: "slot" });
             }
+            let known = self.entries.get(&slot);
+            if known.is_some_and(|known| entry.grant.age() < known.grant.age()) {
+                return Err(RosterError::Serial { slot: slot.0, serial: entry.grant.serial });
+            }
             entries.insert(slot, entry);
         }
         check_unique(&entries)?;
@@ -218,6 +222,14 @@ pub enum RosterError {
         slot: u16,
         /// How many.
         count: usize,
+    },
+    /// A grant that is older than the one that is known of the slot.
+    #[error("the roster's slot {slot} has a grant older than what is known, serial {serial}")]
+    Serial {
+        /// Whose.
+        slot: u16,
+        /// The grant's.
+        serial: u64,
     },
     /// Two members with one value.
     #[error("the roster's slot {slot} has the {what} of another member")]

@@ -36,8 +36,6 @@ pub enum Handshaken {
     Established(usize),
     /// A cookie was taken note of.
     Noted,
-    /// We are under load: the cookie reply of so many bytes goes back to its source.
-    Cookie(usize),
     /// Not authentic, replayed, or nobody asked.
     Refused,
 }
@@ -65,14 +63,23 @@ pub trait Engine: Send + fmt::Debug {
     fn tick(&mut self, out: &mut [u8]) -> Option<usize>;
 }
 
-/// Whose an initiation is.
+/// How much is asked of a handshake message before it costs a computation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Knock {
-    /// It claims to come from this key; only the tunnel can tell.
-    From([u8; 32]),
-    /// We are under load: the cookie reply of so many bytes goes back to its source.
+pub enum Load {
+    /// That its sender knows our public key.
+    Idle,
+    /// Also that he is heard at the address he sends from.
+    Loaded,
+}
+
+/// What the MACs of a handshake message say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Checked {
+    /// As much as was asked.
+    Passed,
+    /// The source is not proven: the cookie reply of so many bytes goes back to it.
     Cookie(usize),
-    /// Its first MAC is wrong: the sender does not even know our key.
+    /// Its sender does not even know our key.
     Refused,
 }
 
@@ -88,11 +95,12 @@ pub trait Carrier: Send + Sync + fmt::Debug {
     /// node.
     fn tunnel(&self, peer: [u8; 32], number: u32) -> Box<dyn Engine>;
 
-    /// Looks at an initiation and says whose it claims to be, before it costs much.
-    fn knock(&self, source: IpAddr, datagram: &[u8], out: &mut [u8]) -> Knock;
+    /// Looks at the MACs of an initiation or a response, which costs a hash or two.
+    fn check(&self, source: IpAddr, load: Load, datagram: &[u8], out: &mut [u8]) -> Checked;
 
-    /// Starts a new second for the limit above which cookies are asked for.
-    fn reset_count(&self);
+    /// Says which key an initiation claims to come from; only that key's tunnel can tell. Costs a
+    /// Diffie-Hellman computation.
+    fn knock(&self, datagram: &[u8]) -> Option<[u8; 32]>;
 }
 
 /// Returns the length of a payload once sealed.

@@ -3,82 +3,17 @@
 
 mod common;
 
-use std::net::{IpAddr, SocketAddr};
-use std::time::Duration;
+use std::net::SocketAddr;
 
+use common::book::*;
 use common::*;
-use overlay_proto::control::{AddressTrust, Command, Life, Member, Slot};
-use overlay_proto::dial::{DialRules, Lan};
-use overlay_proto::envelope::{decode, encode};
-use overlay_proto::membership::{GatewayPlane, Membership, MembershipError, SellerHost};
-use overlay_proto::messages::{JoinReply, JoinRequest, RefuseReason, ToGateway, ToMember, Welcome};
+use overlay_proto::control::{AddressTrust, Command, Life, Slot};
+use overlay_proto::membership::{GatewayPlane, Membership, SellerHost};
+use overlay_proto::messages::{JoinReply, JoinRequest, RefuseReason, ToGateway, Welcome};
 use overlay_proto::order::Order;
-use overlay_proto::registry::{
-    InviteError, OrderRecord, Record, Registry, RegistryError, SlotRecord, TicketRecord,
-};
+use overlay_proto::registry::{InviteError, Record, Registry, RegistryError};
 use overlay_proto::ticket::{Ticket, TicketSecret};
 use vde_switch::time::Instant;
-
-const REMOTE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(44, 128, 2, 2));
-
-fn record() -> OrderRecord {
-    OrderRecord::new(order(), name("farm"), subnet(), [3; 32])
-}
-
-fn registry() -> Registry {
-    let mut registry = Registry::open(buyer(), record(), Vec::new(), Vec::new()).unwrap();
-    registry.set_reach(vec!["44.128.1.2:7770".parse().unwrap()], Vec::new(), 7770);
-    registry
-}
-
-fn invite(registry: &mut Registry, secret: u8) -> Ticket {
-    registry.invite(None, TicketSecret([secret; 16]), NOW + 60).unwrap().0
-}
-
-fn rules() -> DialRules {
-    DialRules { lan: Lan::Refused, links: Vec::new() }
-}
-
-fn member(ticket: &Ticket, number: u8) -> Membership {
-    let host = SellerHost {
-        seller: seller(number).id(),
-        data_key: [0xa0 + number; 32],
-        only_buyer: false,
-        rules: rules(),
-        gateway: vec![SocketAddr::from(([44, 128, 1, 2], 7770))],
-    };
-    Membership::new(ticket.clone(), host)
-}
-
-fn ask(registry: &mut Registry, number: u8, request: &JoinRequest, now: u64) -> JoinReply {
-    registry.handle_join(seller(number).id(), REMOTE, request, now).reply
-}
-
-fn welcome(reply: JoinReply) -> Welcome {
-    match reply {
-        JoinReply::Welcome(welcome) => welcome,
-        JoinReply::Refused(reason) => panic!("{reason}"),
-    }
-}
-
-/// Joins and returns what the data plane was told.
-fn join(registry: &mut Registry, member: &mut Membership, number: u8) -> Vec<Command> {
-    let request = member.request([number; 16], Instant::ZERO);
-    let welcome = welcome(ask(registry, number, &request, NOW));
-    member.handle_welcome(&welcome).unwrap()
-}
-
-fn update(registry: &Registry, member: &mut Membership) -> Vec<Command> {
-    let version = member.view().version().unwrap();
-    let roster = registry.roster_since(version).unwrap();
-    member.handle_message(ToMember::Roster(roster)).unwrap()
-}
-
-fn set_members(commands: &[Command]) -> Vec<&Member> {
-    let member = |command: &'_ Command| matches!(command, Command::SetMember(_));
-    let members = commands.iter().filter(|command| member(command));
-    members.filter_map(|c| if let Command::SetMember(m) = c { Some(m) } else { None }).collect()
-}
 
 #[test]
 fn a_member_is_told_the_segment_the_gateway_and_each_other() {
@@ -86,6 +21,7 @@ fn a_member_is_told_the_segment_the_gateway_and_each_other() {
     let (first, second) = (invite(&mut book, 1), invite(&mut book, 2));
     let (mut a, mut b) = (member(&first, 1), member(&second, 2));
     let told = join(&mut book, &mut a, 1);
+    assert_eq!(told[0], Command::Live(Life::Millis(900_000)));
     assert_eq!(told[1], Command::SetSegment(book.order_record().segment()));
     let gateway = set_members(&told)[0];
     assert_eq!((gateway.slot, gateway.trust), (Slot::GATEWAY, AddressTrust::Given));
@@ -114,7 +50,10 @@ fn a_member_is_told_the_segment_the_gateway_and_each_other() {
 
     book.leave(seller(2).id(), Slot(2), NOW).unwrap();
     assert_eq!(update(&book, &mut a), [Command::RemoveMember(Slot(2))]);
-    assert_eq!(book.renew(seller(2).id(), Slot(2), [0; 16]), Err(RefuseReason::TicketUnknown));
+    assert_eq!(
+        book.renew(seller(2).id(), Slot(2), [0; 16], Instant::ZERO),
+        Err(RefuseReason::TicketUnknown)
+    );
     join(&mut book, &mut b, 2);
     assert_eq!(set_members(&update(&book, &mut a))[0].slot, Slot(2));
     assert_eq!(b.grant().unwrap().station, station(2));
@@ -141,7 +80,7 @@ fn a_ticket_is_one_keys_for_ever_and_nobodys_after_its_time() {
     let mut book = registry();
     let (ticket, late) = (invite(&mut book, 1), invite(&mut book, 2));
     let request = member(&ticket, 1).request([1; 16], Instant::ZERO);
-    let outcome = book.handle_join(seller(1).id(), REMOTE, &request, NOW);
+    let outcome = book.handle_join(seller(1).id(), REMOTE, &request, NOW, Instant::ZERO);
     assert_eq!(outcome.joined, Some(Slot(1)));
     let [Record::Ticket(claimed), Record::Slot(slot)] = &outcome.records[..] else {
         panic!("{:?}", outcome.records)
@@ -149,12 +88,12 @@ fn a_ticket_is_one_keys_for_ever_and_nobodys_after_its_time() {
     assert_eq!((claimed.claimed_by, slot.seller), (Some(seller(1).id()), seller(1).id()));
     let other = member(&ticket, 2).request([2; 16], Instant::ZERO);
     let refused = JoinReply::Refused(RefuseReason::TicketUsed);
-    assert_eq!(ask(&mut book, 2, &other, NOW), refused);
-    welcome(ask(&mut book, 1, &request, NOW + 1_000_000));
+    assert_eq!(ask(&mut book, 2, &other, NOW, Instant::ZERO), refused);
+    welcome(ask(&mut book, 1, &request, NOW + 1_000_000, Instant::ZERO));
 
     let request = member(&late, 2).request([2; 16], Instant::ZERO);
     let refused = JoinReply::Refused(RefuseReason::TicketExpired);
-    assert_eq!(ask(&mut book, 2, &request, NOW + 61), refused);
+    assert_eq!(ask(&mut book, 2, &request, NOW + 61, Instant::ZERO), refused);
     assert_eq!(book.members().count(), 1);
 }
 
@@ -164,7 +103,7 @@ fn a_request_that_fits_nothing_is_refused_by_its_reason() {
     let (ticket, second) = (invite(&mut book, 1), invite(&mut book, 2));
     let request = member(&ticket, 1).request([1; 16], Instant::ZERO);
     let mut refuse = |request: JoinRequest, reason| {
-        assert_eq!(ask(&mut book, 1, &request, NOW), JoinReply::Refused(reason));
+        assert_eq!(ask(&mut book, 1, &request, NOW, Instant::ZERO), JoinReply::Refused(reason));
     };
     let other = Order { nonce: [9; 16], ..order() }.id();
     refuse(JoinRequest { order: other, ..request.clone() }, RefuseReason::OtherOrder);
@@ -175,83 +114,56 @@ fn a_request_that_fits_nothing_is_refused_by_its_reason() {
     let forged = Ticket::seal(&seller(1), ticket.body().clone()).unwrap().envelope().to_vec();
     refuse(JoinRequest { ticket: forged, ..request.clone() }, RefuseReason::TicketUnknown);
     refuse(JoinRequest { data_key: [3; 32], ..request.clone() }, RefuseReason::KeyInUse);
-    welcome(ask(&mut book, 1, &request, NOW));
+    welcome(ask(&mut book, 1, &request, NOW, Instant::ZERO));
     let thief = member(&second, 2).request([2; 16], Instant::ZERO);
     let thief = JoinRequest { data_key: request.data_key, ..thief };
-    assert_eq!(ask(&mut book, 2, &thief, NOW), JoinReply::Refused(RefuseReason::KeyInUse));
+    assert_eq!(
+        ask(&mut book, 2, &thief, NOW, Instant::ZERO),
+        JoinReply::Refused(RefuseReason::KeyInUse)
+    );
     assert_eq!(book.tickets().filter(|ticket| ticket.claimed_by.is_some()).count(), 1);
-}
-
-/// What a store would hold: the last record of each key, through its bytes.
-#[derive(Default)]
-struct Store {
-    order: Option<OrderRecord>,
-    tickets: Vec<TicketRecord>,
-    slots: Vec<SlotRecord>,
-}
-
-impl Store {
-    fn write(&mut self, records: Vec<Record>) {
-        for record in records {
-            match decode::<Record>(&encode(&record)).unwrap() {
-                Record::Order(order) => self.order = Some(order),
-                Record::Ticket(new) => {
-                    self.tickets.retain(|ticket| ticket.slot != new.slot);
-                    self.tickets.push(new);
-                }
-                Record::Slot(new) => {
-                    self.slots.retain(|slot| slot.slot != new.slot);
-                    self.slots.push(new);
-                }
-            }
-        }
-    }
-
-    fn open(&mut self) -> Registry {
-        let order = self.order.clone().unwrap();
-        let book =
-            Registry::open(buyer(), order, self.tickets.clone(), self.slots.clone()).unwrap();
-        self.order = Some(book.order_record().clone());
-        book
-    }
 }
 
 #[test]
 fn a_gateway_that_was_killed_resumes_with_the_same_slots_and_newer_versions() {
     let mut store = Store { order: Some(record()), ..Store::default() };
-    let mut book = store.open();
+    let mut book = store.open(NOW, Instant::ZERO);
     store.write(book.set_reach(vec!["44.128.1.2:7770".parse().unwrap()], Vec::new(), 7770));
-    let (ticket, records) = book.invite(None, TicketSecret([1; 16]), NOW + 60).unwrap();
+    let (ticket, records) =
+        book.invite(None, TicketSecret([1; 16]), NOW + 60, NOW, Instant::ZERO).unwrap();
     store.write(records);
     let mut a = member(&ticket, 1);
     let request = a.request([1; 16], Instant::ZERO);
-    let outcome = book.handle_join(seller(1).id(), REMOTE, &request, NOW);
+    let outcome = book.handle_join(seller(1).id(), REMOTE, &request, NOW, Instant::ZERO);
     store.write(outcome.records);
-    a.handle_welcome(&welcome(outcome.reply)).unwrap();
+    a.handle_welcome(&welcome(outcome.reply), Instant::ZERO).unwrap();
     let (version, id) = (book.version(), book.id());
     drop(book);
 
-    let mut book = store.open();
+    let mut book = store.open(NOW, Instant::ZERO);
     assert!(book.version() > version && book.id() == id);
     assert_eq!(book.members().next().unwrap().station, station(1));
     assert_eq!(update(&book, &mut a), [], "a full roster with nothing new");
     assert_eq!(book.slot_of("g1"), Some(Slot(1)));
     assert_eq!(invite(&mut book, 2).body().slot, Slot(2));
-    assert_eq!(join(&mut book, &mut a, 1), []);
+    let again = [Command::Live(Life::Millis(900_000)), Command::Connect(Slot::GATEWAY)];
+    assert_eq!(join(&mut book, &mut a, 1), again);
 }
 
 #[test]
 fn a_store_of_another_key_is_not_opened() {
-    let error = Registry::open(seller(1), record(), Vec::new(), Vec::new()).unwrap_err();
+    let error = Registry::open(seller(1), record(), Vec::new(), Vec::new(), NOW, Instant::ZERO)
+        .unwrap_err();
     assert!(matches!(error, RegistryError::Buyer { .. }), "{error}");
 }
 
 #[test]
 fn a_ticket_needs_an_address_a_free_name_and_a_free_slot() {
-    let mut book = Registry::open(buyer(), record(), Vec::new(), Vec::new()).unwrap();
+    let mut book =
+        Registry::open(buyer(), record(), Vec::new(), Vec::new(), NOW, Instant::ZERO).unwrap();
     let invite = |book: &mut Registry, text: &str| {
         let name = (!text.is_empty()).then(|| name(text));
-        book.invite(name, TicketSecret([1; 16]), NOW).map(|(ticket, _)| ticket)
+        book.invite(name, TicketSecret([1; 16]), NOW, NOW, Instant::ZERO).map(|(ticket, _)| ticket)
     };
     assert!(matches!(invite(&mut book, ""), Err(InviteError::Ticket(_))), "no address");
     book.set_reach(vec!["gw.example:7770".parse().unwrap()], Vec::new(), 7770);
@@ -295,44 +207,27 @@ fn only_buyer_publishes_nothing_and_dials_nobody_else() {
 }
 
 #[test]
-fn a_grant_is_renewed_at_half_life_and_only_as_asked() {
-    let mut book = registry();
-    let ticket = invite(&mut book, 1);
-    let mut a = member(&ticket, 1);
-    join(&mut book, &mut a, 1);
-    let at = |seconds| Instant::ZERO + Duration::from_secs(seconds);
-    assert_eq!((a.renew_at(), a.expires_at()), (Some(at(450)), Some(at(900))));
-    let unasked = book.renew(seller(1).id(), Slot(1), [9; 16]).unwrap();
-    assert!(a.handle_message(ToMember::Grant(unasked.clone())).is_err());
-    let ToGateway::Renew { nonce } = a.renew([8; 16], at(450)) else { panic!("no question") };
-    assert!(a.handle_message(ToMember::Grant(unasked)).is_err(), "another nonce");
-    assert_eq!(a.expires_at(), Some(at(900)));
-    let grant = book.renew(seller(1).id(), Slot(1), nonce).unwrap();
-    assert_eq!(a.handle_message(ToMember::Grant(grant.clone())), Ok(Vec::new()));
-    assert_eq!((a.renew_at(), a.expires_at()), (Some(at(900)), Some(at(1350))));
-    assert!(a.handle_message(ToMember::Grant(grant)).is_err(), "the same answer twice");
-    assert_eq!(a.handle_message(ToMember::Evicted), Err(MembershipError::Evicted));
-}
-
-#[test]
 fn a_welcome_with_any_bit_changed_is_not_followed() {
     let mut book = registry();
     let ticket = invite(&mut book, 1);
     let mut a = member(&ticket, 1);
     let request = a.request([1; 16], Instant::ZERO);
-    let good = welcome(ask(&mut book, 1, &request, NOW));
+    let good = welcome(ask(&mut book, 1, &request, NOW, Instant::ZERO));
     let fields: [fn(&mut Welcome) -> &mut Vec<u8>; 3] =
         [|w| &mut w.config, |w| &mut w.grant, |w| &mut w.roster];
     for field in fields {
         for bit in 0..field(&mut good.clone()).len() * 8 {
             let mut changed = good.clone();
             field(&mut changed)[bit / 8] ^= 1 << (bit % 8);
-            assert!(a.handle_welcome(&changed).is_err(), "bit {bit}");
+            assert!(a.handle_welcome(&changed, Instant::ZERO).is_err(), "bit {bit}");
             assert_eq!(a.grant(), None);
         }
     }
     let mut stale = member(&ticket, 1);
     let _ = stale.request([2; 16], Instant::ZERO);
-    assert!(stale.handle_welcome(&good).is_err(), "an answer to another question was taken");
-    assert!(a.handle_welcome(&good).is_ok());
+    assert!(
+        stale.handle_welcome(&good, Instant::ZERO).is_err(),
+        "an answer to another question was taken"
+    );
+    assert!(a.handle_welcome(&good, Instant::ZERO).is_ok());
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use overlay_proto::control::{
-    AddressTrust, Command, Event, Life, LocalPort, Member, PathKind, Slot, Stats,
+    AddressTrust, Command, Event, Life, Limits, LocalPort, Member, PathKind, Slot, Stats,
 };
 use overlay_proto::node::Node;
 use overlay_proto::path::Via;
@@ -103,7 +103,7 @@ impl Net {
             net.command(slot, Command::Live(Life::Unlimited));
             net.command(slot, Command::SetSegment(segment));
             let stations = vec![station(HOST_NUMBERS[at])];
-            net.command(slot, Command::AttachPort { port: PORT, stations });
+            net.command(slot, Command::AttachPort { port: PORT, stations, limits: Limits::NONE });
             for other in (0..3_u16).filter(|other| *other != slot) {
                 net.command(slot, Command::SetMember(member(other)));
             }
@@ -210,7 +210,11 @@ fn udp(from: u8, to: u8, payload_len: usize) -> Vec<u8> {
 }
 
 fn broadcast(from: u8) -> Vec<u8> {
-    ipv4(station(from), MacAddr::BROADCAST, Ipv4Addr::BROADCAST, 40)
+    broadcast_of(from, 40)
+}
+
+fn broadcast_of(from: u8, payload_len: usize) -> Vec<u8> {
+    ipv4(station(from), MacAddr::BROADCAST, Ipv4Addr::BROADCAST, payload_len)
 }
 
 fn ipv4(source: Station, mac: MacAddr, to: Ipv4Addr, payload_len: usize) -> Vec<u8> {
@@ -316,6 +320,24 @@ fn a_broadcast_is_heard_once_by_everyone_whatever_tunnels_are_up() {
 }
 
 #[test]
+fn a_broadcast_of_any_size_is_heard_once() {
+    for direct in [false, true] {
+        let mut net = Net::new();
+        net.join_sellers();
+        if direct {
+            net.send(1, &udp(10, 11, 100));
+            net.heard(2);
+        }
+        for payload_len in [1000, 1100, 1130, 1380, 1400, 1472] {
+            let frame = broadcast_of(10, payload_len);
+            net.send(1, &frame);
+            assert_eq!(net.heard(0), std::slice::from_ref(&frame), "{payload_len}");
+            assert_eq!(net.heard(2), [frame], "{payload_len}, direct tunnel: {direct}");
+        }
+    }
+}
+
+#[test]
 fn a_member_that_moves_is_followed_by_its_next_datagram() {
     let mut net = Net::new();
     net.join_sellers();
@@ -349,7 +371,7 @@ fn a_seller_without_filters_of_its_own_delivers_no_spoofed_frame() {
     }
     // The seller's own switch is told that its guest may be anybody.
     let stations = vec![station(10), station(77)];
-    net.command(1, Command::AttachPort { port: PORT, stations });
+    net.command(1, Command::AttachPort { port: PORT, stations, limits: Limits::NONE });
     net.send(1, &udp(77, 2, 100));
     net.send(1, &udp(77, 11, 100));
     assert!(net.heard(0).is_empty() && net.heard(2).is_empty());

@@ -43,7 +43,8 @@ pub(super) async fn write(
     write_bytes(stream, &message.encode()).await
 }
 
-/// Writes a message of no bytes, which says that the stream was taken.
+/// Writes a message of no bytes: the gateway's says that the stream was taken, a seller's that he
+/// is there.
 pub(super) async fn write_empty(stream: &mut (impl futures::AsyncWrite + Unpin)) -> io::Result<()> {
     write_bytes(stream, &[]).await
 }

@@ -16,8 +16,8 @@ use libp2p::swarm::{ConnectionId, SwarmEvent};
 use libp2p::{PeerId, Stream, StreamProtocol};
 use overlay_proto::identity::{NodeId, NodeKey};
 use overlay_proto::messages::{
-    JOIN_PROTOCOL, JoinReply, JoinRequest, MEMBER_PROTOCOL, Message, MessageError, RefuseReason,
-    ToGateway, ToMember,
+    JOIN_PROTOCOL, JOIN_VERSION, JoinReply, JoinRequest, MEMBER_PROTOCOL, Message, MessageError,
+    RefuseReason, ToGateway, ToMember,
 };
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
@@ -34,6 +34,14 @@ const LISTEN_TIMEOUT: Duration = Duration::from_secs(2);
 /// Names a member stream, so that an old one of the same peer is not mistaken for its new one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct StreamId(u64);
+
+impl StreamId {
+    /// Returns the number by which the registry tells streams apart.
+    #[must_use]
+    pub const fn number(self) -> u64 {
+        self.0
+    }
+}
 
 /// What happened at the gateway's end.
 #[derive(Debug)]
@@ -68,6 +76,11 @@ pub enum GatewayEvent {
         peer: NodeId,
         /// What.
         message: ToGateway,
+    },
+    /// A member says that it is there.
+    Heard {
+        /// On which stream.
+        stream: StreamId,
     },
     /// A member stream ended, whoever ended it.
     Closed {
@@ -262,7 +275,8 @@ async fn join(
                 timeout(MESSAGE_TIMEOUT, answer).await?.map_err(io::Error::other)?
             }
             Err(MessageError::Version(version)) => {
-                JoinReply::Refused(RefuseReason::Version(version))
+                tracing::debug!(%peer, version, "a join request of another version");
+                JoinReply::Refused(RefuseReason::Version(JOIN_VERSION))
             }
             Err(
                 MessageError::Malformed | MessageError::TooLong(_) | MessageError::Candidates(_),
@@ -295,8 +309,12 @@ async fn member(
         let mut first_within = MESSAGE_TIMEOUT;
         loop {
             let bytes = frame::read(&mut input, REQUEST_LEN_MAX, first_within).await?;
-            let message = ToGateway::decode(&bytes).map_err(frame::invalid)?;
-            let message = GatewayEvent::Message { stream: id, peer, message };
+            let message = if bytes.is_empty() && opened.is_none() {
+                GatewayEvent::Heard { stream: id }
+            } else {
+                let message = ToGateway::decode(&bytes).map_err(frame::invalid)?;
+                GatewayEvent::Message { stream: id, peer, message }
+            };
             heard.take().map(|heard| heard.send(()));
             for event in opened.take().into_iter().chain([message]) {
                 events.send(event).await.map_err(io::Error::other)?;

@@ -23,8 +23,8 @@ use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
 use super::{
-    BehaviourEvent, DIAL_TIMEOUT, MESSAGE_TIMEOUT, QUEUE_LEN, STREAM_TRIES_MAX, Side, Swarm, frame,
-    multiaddr, node_id, peer_id, socket_addr, swarm,
+    BehaviourEvent, DIAL_TIMEOUT, HEARTBEAT_INTERVAL, MESSAGE_TIMEOUT, QUEUE_LEN, STREAM_TRIES_MAX,
+    Side, Swarm, frame, multiaddr, node_id, peer_id, socket_addr, swarm,
 };
 
 /// How long all addresses together may take: they are dialled at once.
@@ -334,10 +334,13 @@ async fn member(
         }
     };
     let write = async {
-        while let Some(message) = outbox.recv().await {
-            frame::write(&mut output, &message).await?;
+        loop {
+            match timeout(HEARTBEAT_INTERVAL, outbox.recv()).await {
+                Ok(Some(message)) => frame::write(&mut output, &message).await?,
+                Ok(None) => return futures::AsyncWriteExt::close(&mut output).await,
+                Err(_) => frame::write_empty(&mut output).await?,
+            }
         }
-        futures::AsyncWriteExt::close(&mut output).await
     };
     let ended: io::Result<()> = tokio::select! {
         ended = read => ended,

@@ -1,7 +1,6 @@
 //! A lease on disk: the ticket and the data plane's key, so that joining again resumes.
 
-use std::fs;
-use std::path::PathBuf;
+use std::path::Path;
 
 use anyhow::Context;
 use overlay::clock;
@@ -20,52 +19,59 @@ pub(crate) struct Lease {
     store: Store,
     /// What is stored of it.
     pub(crate) stored: StoredLease,
-    /// The file of a lease that was not there before, removed again unless the join succeeds.
-    new: Option<PathBuf>,
 }
 
 impl Lease {
     /// Opens the lease of a ticket, made if it is new; then the ticket must still be good.
+    ///
+    /// A new one is on disk when this returns, so that a ticket is never shown with a key that a
+    /// crash would lose; it goes again unless the join succeeds.
     pub(crate) fn open(state: &StateDir, ticket: &Ticket) -> anyhow::Result<Self> {
         let path = state.store_path(Kind::Lease, &name(ticket));
-        let is_new = !path.exists();
-        let store = match Store::open(&path) {
-            Err(StoreError::Busy(_)) => {
-                let guest = &ticket.body().guest;
-                let text = format!("guest {guest} of this ticket is joined already on this host");
-                return Err(Fault::new(Exit::Failed, text).into());
+        match Store::open(&path) {
+            Ok(store) => {
+                let stored = records::load_lease(&store)?;
+                Ok(Self { store, stored })
             }
-            store => store?,
-        };
-        let new = is_new.then_some(path);
-        if let Some(stored) = records::load_lease(&store)? {
-            return Ok(Self { store, stored, new });
+            Err(StoreError::Absent(_)) => Self::create(&path, ticket),
+            Err(error) => Err(explain(error, ticket)),
         }
-        let data_key = DataKey::random().context("the system has no randomness")?;
-        let lease =
-            Self { store, stored: StoredLease { ticket: ticket.encode(), data_key, port: 0 }, new };
+    }
+
+    fn create(path: &Path, ticket: &Ticket) -> anyhow::Result<Self> {
         ticket
             .check_expiry(clock::unix_seconds())
             .map_err(|error| Fault::new(Exit::Refused, error.to_string()))?;
-        records::save_lease(&lease.store, &lease.stored)?;
-        Ok(lease)
+        let data_key = DataKey::random().context("the system has no randomness")?;
+        let stored = StoredLease { ticket: ticket.encode(), data_key, port: 0 };
+        let mut store = Store::create(path)?;
+        records::save_lease(&store, &stored)?;
+        store.publish().map_err(|error| explain(error, ticket))?;
+        Ok(Self { store, stored })
     }
 
-    /// Keeps a new lease from here on, with the port it uses.
-    pub(crate) fn keep(&mut self, port: u16) -> anyhow::Result<()> {
+    /// Keeps a new lease from here on, with the port it uses and the ticket that opened it.
+    pub(crate) fn keep(&mut self, ticket: &Ticket, port: u16) -> anyhow::Result<()> {
+        self.stored.ticket = ticket.encode();
         self.stored.port = port;
         records::save_lease(&self.store, &self.stored)?;
-        self.new = None;
-        Ok(())
+        Ok(self.store.keep()?)
+    }
+
+    /// Removes the lease: its ticket opens nothing any more.
+    pub(crate) fn forget(self) {
+        self.store.remove();
     }
 }
 
-impl Drop for Lease {
-    fn drop(&mut self) {
-        if let Some(path) = self.new.take() {
-            // Nobody was joined; a file that stays is found again with its ticket.
-            let _ = fs::remove_file(path);
+fn explain(error: StoreError, ticket: &Ticket) -> anyhow::Error {
+    match error {
+        StoreError::Busy(_) => {
+            let guest = &ticket.body().guest;
+            let text = format!("guest {guest} of this ticket is joined already on this host");
+            Fault::new(Exit::Failed, text).into()
         }
+        error => error.into(),
     }
 }
 
@@ -74,13 +80,48 @@ pub(crate) fn name(ticket: &Ticket) -> String {
     format!("{}-{}", ticket.order(), ticket.body().slot.0)
 }
 
+/// Finds the ticket of the one lease that an order's name or id means, `/GUEST` behind it if given.
+pub(crate) fn ticket_of(state: &StateDir, wanted: &str) -> anyhow::Result<Ticket> {
+    let (order, guest) = match wanted.split_once('/') {
+        Some((order, guest)) => (order, Some(guest)),
+        None => (wanted, None),
+    };
+    let mut found = Vec::new();
+    for name in state.names(Kind::Lease) {
+        let store = match Store::open(&state.store_path(Kind::Lease, &name)) {
+            // Running ones need not be resumed.
+            Err(StoreError::Busy(_) | StoreError::Absent(_)) => continue,
+            store => store?,
+        };
+        let ticket = Ticket::decode(&records::load_lease(&store)?.ticket)?;
+        let body = ticket.body();
+        let is_order = body.order_name.as_str() == order || ticket.order().to_string() == order;
+        if is_order && guest.is_none_or(|guest| body.guest.as_str() == guest) {
+            found.push(ticket);
+        }
+    }
+    if found.len() > 1 {
+        let guests: Vec<_> = found.iter().map(|ticket| ticket.body().guest.as_str()).collect();
+        let text = format!(
+            "this host has {} guests of order {order}: write {order}/ and one of {}",
+            found.len(),
+            guests.join(", ")
+        );
+        return Err(Fault::new(Exit::Usage, text).into());
+    }
+    found.pop().ok_or_else(|| {
+        let text = format!("no lease of {wanted} can be resumed: see `overlay-seller status`");
+        Fault::new(Exit::Failed, text).into()
+    })
+}
+
 /// Says what is known of a lease that does not run; `None` if another process has it open.
 pub(crate) fn stopped_status(state: &StateDir, name: &str) -> anyhow::Result<Option<LeaseStatus>> {
-    let store = match Store::open_existing(&state.store_path(Kind::Lease, name)) {
+    let store = match Store::open(&state.store_path(Kind::Lease, name)) {
         Err(StoreError::Busy(_) | StoreError::Absent(_)) => return Ok(None),
         store => store?,
     };
-    let Some(stored) = records::load_lease(&store)? else { return Ok(None) };
+    let stored = records::load_lease(&store)?;
     let ticket = Ticket::decode(&stored.ticket)?;
     Ok(Some(LeaseStatus {
         order: ticket.body().order_name.to_string(),

@@ -21,8 +21,8 @@ use tokio::time::{Sleep, sleep, timeout};
 
 /// First pause after a failure.
 const RETRY_AFTER_MIN: Duration = Duration::from_millis(500);
-/// Longest pause between two tries.
-const RETRY_AFTER_MAX: Duration = Duration::from_secs(10);
+/// Longest pause between two tries: a gateway that is back is to be found within 5 s.
+const RETRY_AFTER_MAX: Duration = Duration::from_secs(4);
 /// Longest wait for a last message to be taken.
 const LEAVE_AFTER_MAX: Duration = Duration::from_millis(500);
 

@@ -3,6 +3,7 @@
 use std::io;
 use std::time::Duration;
 
+use overlay::duration;
 use overlay::output::line;
 use overlay_proto::control::PathKind;
 use overlay_proto::grant::Grant;
@@ -74,6 +75,23 @@ impl Report {
                 })
                 .to_string(),
             ),
+        }
+    }
+
+    /// The grant ran out: nothing flows until the buyer is heard again.
+    pub(crate) fn suspended(self, life: Duration) -> io::Result<()> {
+        let reason = format!("the buyer has not been heard for {}", duration::show(life));
+        match self {
+            Self::Text => line(&format!("suspended: {reason}")),
+            Self::Json => line(&json!({ "event": "suspended", "reason": reason }).to_string()),
+        }
+    }
+
+    /// The grant was renewed.
+    pub(crate) fn resumed(self) -> io::Result<()> {
+        match self {
+            Self::Text => line("resumed"),
+            Self::Json => line(&json!({ "event": "resumed" }).to_string()),
         }
     }
 

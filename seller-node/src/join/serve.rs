@@ -3,10 +3,12 @@
 //! # Theory of operation
 //! What the gateway says is verified by the [`Membership`], and what follows from it is told to the
 //! data plane. When the control connection is lost, data goes on; the gateway is dialled again and
-//! the ticket shown again, which gives the same place. A grant is renewed at half its life.
+//! the ticket shown again, which gives the same place. A grant is renewed at half its life. One
+//! that ran out suspends the guest: nothing flows, the gateway is dialled on, and everything
+//! resumes with the next grant, or ends when none came for the time that the user chose.
 //!
 //! # Limits
-//! Clocks of a host that slept are noticed within [`RENEW_LOOK_INTERVAL`].
+//! Clocks of a host that slept are noticed within [`STATS_INTERVAL`].
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -15,26 +17,40 @@ use std::time::Duration;
 use anyhow::bail;
 use overlay::clock;
 use overlay::dataplane::DataPlane;
+use overlay::duration;
 use overlay::exit::{Exit, Fault};
 use overlay::local::{Call, Server};
 use overlay::signals::Signals;
 use overlay_proto::control::{Command, Event, PathKind, Slot, Stats};
-use overlay_proto::membership::{Membership, MembershipError};
+use overlay_proto::membership::{LifeChange, Membership, MembershipError};
 use overlay_proto::messages::{JoinReply, RefuseReason, ToMember};
 use serde_json::json;
 use vde_switch::time::Instant;
 
 use super::link::{Link, LinkEvent};
 use super::report::{Report, path_words};
-use super::{nonce, tell};
+use super::seat::Seat;
+use super::{nonce, refused, tell};
 use crate::api::{LeaseStatus, Request};
 
 /// How often the data plane's counters are asked for.
 const STATS_INTERVAL: Duration = Duration::from_secs(1);
-/// Longest sleep before the grant's age is looked at again.
-const RENEW_LOOK_INTERVAL: Duration = Duration::from_secs(30);
 /// How long the first path may take until the log says so.
 const PATH_AFTER_MAX: Duration = Duration::from_secs(10);
+
+/// What a running lease is made of.
+#[derive(Debug)]
+pub(super) struct Parts {
+    pub(super) membership: Membership,
+    pub(super) link: Link,
+    pub(super) dataplane: DataPlane,
+    pub(super) seat: Seat,
+    pub(super) report: Report,
+    pub(super) candidates: Vec<SocketAddr>,
+    pub(super) port: u16,
+    /// How long a suspended guest waits for the gateway.
+    pub(super) keep: Duration,
+}
 
 /// A running lease.
 #[derive(Debug)]
@@ -42,11 +58,14 @@ pub(super) struct Member {
     membership: Membership,
     link: Link,
     dataplane: DataPlane,
+    seat: Seat,
     report: Report,
-    attached: String,
     candidates: Vec<SocketAddr>,
     port: u16,
+    keep: Duration,
     started_at: Instant,
+    /// When the grant ran out, as noticed.
+    suspended_at: Option<Instant>,
     paths: BTreeMap<Slot, PathKind>,
     stats: Stats,
     /// Whether the guest's line was printed, and whether the log complained that it was not.
@@ -63,26 +82,19 @@ enum Told {
 }
 
 impl Member {
-    #[expect(clippy::too_many_arguments, reason = "each is a part of the running lease")]
-    pub(super) fn new(
-        membership: Membership,
-        link: Link,
-        dataplane: DataPlane,
-        report: Report,
-        attached: String,
-        candidates: Vec<SocketAddr>,
-        port: u16,
-        started_at: Instant,
-    ) -> Self {
+    pub(super) fn new(parts: Parts, started_at: Instant) -> Self {
+        let Parts { membership, link, dataplane, seat, report, candidates, port, keep } = parts;
         Self {
             membership,
             link,
             dataplane,
+            seat,
             report,
-            attached,
             candidates,
             port,
+            keep,
             started_at,
+            suspended_at: None,
             paths: BTreeMap::new(),
             stats: Stats::default(),
             told: Told::Nothing,
@@ -113,7 +125,6 @@ impl Member {
         let mut ticks = tokio::time::interval(STATS_INTERVAL);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
-            let renew_after = self.renew_after();
             tokio::select! {
                 () = signals.any() => return Ok(()),
                 event = self.link.next() => self.handle_link(event)?,
@@ -131,7 +142,6 @@ impl Member {
                         return Ok(());
                     }
                 }
-                () = tokio::time::sleep(renew_after), if self.link.is_open() => self.renew()?,
                 _ = ticks.tick() => self.handle_tick()?,
             }
         }
@@ -141,7 +151,7 @@ impl Member {
         match event {
             LinkEvent::Due => self.link.join(self.membership.request(nonce()?, clock::now())),
             LinkEvent::Joined(JoinReply::Welcome(welcome)) => {
-                let commands = self.membership.handle_welcome(&welcome);
+                let commands = self.membership.handle_welcome(&welcome, clock::now());
                 self.follow(commands)?;
                 if let Some(hello) = self.membership.hello(self.candidates.clone()) {
                     self.link.open(hello);
@@ -167,7 +177,7 @@ impl Member {
     /// A gateway that is another's, or cannot write, may be right again later; the rest is final.
     fn handle_refusal(&mut self, reason: RefuseReason) -> anyhow::Result<()> {
         match reason {
-            RefuseReason::OtherOrder | RefuseReason::Unavailable => {
+            RefuseReason::OtherOrder | RefuseReason::Unavailable | RefuseReason::InUse => {
                 tracing::warn!(%reason, "the gateway does not let this guest in for now");
                 self.link.close();
                 Ok(())
@@ -175,26 +185,37 @@ impl Member {
             RefuseReason::TicketUsed
             | RefuseReason::TicketExpired
             | RefuseReason::TicketUnknown
+            | RefuseReason::TicketRevoked
             | RefuseReason::Version(_)
             | RefuseReason::OrderFull
             | RefuseReason::KeyInUse
             | RefuseReason::Evicted
-            | RefuseReason::Malformed => Err(Fault::new(Exit::Refused, reason.to_string()).into()),
+            | RefuseReason::Malformed => Err(self.refused(reason)),
         }
     }
 
+    fn refused(&self, reason: RefuseReason) -> anyhow::Error {
+        refused(&self.membership.ticket().body().guest, reason)
+    }
+
     fn handle_message(&mut self, message: ToMember) -> anyhow::Result<()> {
-        let commands = self.membership.handle_message(message);
+        let commands = self.membership.handle_message(message, clock::now());
         self.follow(commands)
     }
 
     /// Does what the gateway's words lead to; one whose words cannot be believed is left.
     fn follow(&mut self, commands: Result<Vec<Command>, MembershipError>) -> anyhow::Result<()> {
         match commands {
-            Ok(commands) => tell(&self.dataplane, &commands),
-            Err(error @ MembershipError::Evicted) => {
-                Err(Fault::new(Exit::Refused, error.to_string()).into())
+            Ok(commands) => {
+                tell(&self.dataplane, &commands)?;
+                if let Some(config) = self.membership.config()
+                    && let Err(error) = self.seat.follow(config)
+                {
+                    tracing::warn!("the guest's interface keeps its MTU: {error:#}");
+                }
+                self.look_at_life()
             }
+            Err(MembershipError::Evicted) => Err(self.refused(RefuseReason::Evicted)),
             Err(error) => {
                 tracing::warn!(%error, "the gateway said what cannot be believed");
                 self.link.close();
@@ -223,7 +244,7 @@ impl Member {
             {
                 self.told = Told::Joined;
                 let took = clock::now() - self.started_at;
-                self.report.joined(grant, config, &self.attached, path, took)?;
+                self.report.joined(grant, config, &self.seat.words(), path, took)?;
             }
             return Ok(());
         }
@@ -236,22 +257,51 @@ impl Member {
         Ok(self.report.path(&to, path, reason)?)
     }
 
-    fn renew_after(&self) -> Duration {
-        let due = self.membership.renew_at().map(|at| at - clock::now());
-        due.unwrap_or(RENEW_LOOK_INTERVAL).min(RENEW_LOOK_INTERVAL)
-    }
-
     fn renew(&mut self) -> anyhow::Result<()> {
         let now = clock::now();
-        if self.membership.renew_at().is_some_and(|at| at <= now) {
+        if self.link.is_open() && self.membership.renew_at().is_some_and(|at| at <= now) {
             let question = self.membership.renew(nonce()?, now);
             self.link.send(question);
         }
         Ok(())
     }
 
+    /// Tells the user when the grant has run out and when it was renewed, and gives up in the end.
+    fn look_at_life(&mut self) -> anyhow::Result<()> {
+        let now = clock::now();
+        while let Some(change) = self.membership.poll(now) {
+            match change {
+                LifeChange::Expired => {
+                    self.suspended_at = Some(now);
+                    self.report.suspended(self.life())?;
+                }
+                LifeChange::Resumed => {
+                    self.suspended_at = None;
+                    self.report.resumed()?;
+                }
+            }
+        }
+        match self.suspended_at {
+            Some(at) if now - at > self.keep => {
+                let text = format!(
+                    "the buyer has not been heard for {} and the guest was given up: bring it back \
+                     with `overlay-seller resume`",
+                    duration::show(self.keep + self.life())
+                );
+                Err(Fault::new(Exit::Unreachable, text).into())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn life(&self) -> Duration {
+        Duration::from_secs(self.membership.grant().map_or(0, |grant| grant.life_s).into())
+    }
+
     fn handle_tick(&mut self) -> anyhow::Result<()> {
         self.dataplane.send(&Command::GetStats)?;
+        self.look_at_life()?;
+        self.renew()?;
         if self.told == Told::Nothing && clock::now() - self.started_at > PATH_AFTER_MAX {
             self.told = Told::Late;
             tracing::warn!(
@@ -268,6 +318,7 @@ impl Member {
         let buyer = self.stats.members.iter().find(|stats| stats.slot == Slot::GATEWAY);
         let rtt_us = buyer.and_then(|stats| stats.rtt_us);
         let state = match (path, self.link.is_open()) {
+            _ if self.suspended_at.is_some() => "suspended",
             (PathKind::None, false) => "away",
             (PathKind::None, true) => "control",
             (PathKind::Direct(_) | PathKind::Relay, false) => "data",
@@ -280,7 +331,7 @@ impl Member {
             guest: ticket.body().guest.to_string(),
             ipv4: station.map_or(String::new(), |station| station.ipv4.to_string()),
             ipv6: station.map_or(String::new(), |station| station.ipv6.to_string()),
-            attached: self.attached.clone(),
+            attached: self.seat.words(),
             port: self.port,
             path: path.to_owned(),
             remote,

@@ -70,6 +70,15 @@ impl Link {
     }
 }
 
+/// Changes the MTU of an interface that is in use, in the calling thread's namespace; connections
+/// over it live on.
+///
+/// # Errors
+/// As [`Link::configure`].
+pub fn set_mtu(name: &IfName, mtu: u16) -> Result<(), LinkError> {
+    run_ip(&format!("link set dev {name} mtu {mtu}\n"))
+}
+
 fn run_ip(script: &str) -> Result<(), LinkError> {
     let mut child = Command::new("ip")
         .args(["-batch", "-"])

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use vde_switch::station::{Broadcast, Segment, Station};
 
 use crate::addressing::{self, Subnet};
-use crate::control::Slot;
+use crate::control::{Limits, Slot};
 use crate::grant::LIFE_MAX_S;
 use crate::identity::NodeId;
 use crate::names::Name;
@@ -42,6 +42,8 @@ pub struct OrderRecord {
     pub starts: u32,
     /// Generation of its grants.
     pub epoch: u32,
+    /// What each guest may send.
+    pub limits: Limits,
 }
 
 impl OrderRecord {
@@ -63,6 +65,7 @@ impl OrderRecord {
             slot_last: Slot::GATEWAY,
             starts: 0,
             epoch: 0,
+            limits: Limits::NONE,
         }
     }
 
@@ -104,21 +107,61 @@ impl OrderRecord {
     }
 }
 
-/// What the store keeps of a ticket.
+/// What a ticket is good for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum TicketState {
+    /// Nobody used it yet.
+    Open,
+    /// Somebody used it, and may come again.
+    Claimed,
+    /// Nobody may use it: the buyer took it back, or evicted who used it.
+    Void,
+}
+
+/// What the store keeps of the newest ticket of a slot, and of those before it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TicketRecord {
-    /// The slot it opens; one ticket each.
+    /// The slot it opens.
     pub slot: Slot,
     /// The guest's name there.
     pub name: Name,
     /// Hash of its secret.
     pub secret_hash: [u8; 32],
+    /// When it was made, in unix seconds.
+    pub made_at: u64,
     /// Unix seconds after which it is void if unused.
     pub expires_at: u64,
     /// Who used it.
     pub claimed_by: Option<NodeId>,
     /// When, in unix seconds.
     pub claimed_at: u64,
+    /// When the buyer took it back or evicted who used it, in unix seconds.
+    pub void_at: Option<u64>,
+    /// Those before it, newest last.
+    pub former: Vec<Former>,
+}
+
+impl TicketRecord {
+    /// Says what it is good for; its expiry aside.
+    #[must_use]
+    pub const fn state(&self) -> TicketState {
+        match (self.void_at, self.claimed_by) {
+            (Some(_), _) => TicketState::Void,
+            (None, Some(_)) => TicketState::Claimed,
+            (None, None) => TicketState::Open,
+        }
+    }
+}
+
+/// A ticket in whose place another was made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Former {
+    /// Hash of its secret.
+    pub secret_hash: [u8; 32],
+    /// Who used it.
+    pub claimed_by: Option<NodeId>,
+    /// Claimed until another key has the slot, else void.
+    pub state: TicketState,
 }
 
 /// What the store keeps of a slot that somebody joined.

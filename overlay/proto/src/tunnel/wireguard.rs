@@ -22,7 +22,7 @@ use boringtun::noise::rate_limiter::RateLimiter;
 use boringtun::noise::{Packet, Tunn, TunnResult};
 use x25519_dalek::{PublicKey, StaticSecret};
 
-use super::{Carrier, Engine, Handshaken, Knock, OUTPUT_LEN_MIN, Opened};
+use super::{Carrier, Checked, Engine, Handshaken, Load, OUTPUT_LEN_MIN, Opened};
 use crate::wire::SEAL_LEN;
 
 /// First counter that is refused: WireGuard's REJECT_AFTER_MESSAGES, 2^64 - 2^13 - 1.
@@ -32,9 +32,6 @@ pub const COUNTER_MAX: u64 = u64::MAX - (1 << 13);
 /// messages in a session of 180 s.
 pub const COUNTER_STEP_MAX: u64 = 1 << 32;
 
-/// Handshake messages a second that are answered without asking for a cookie first.
-pub const HANDSHAKES_PER_SECOND: u64 = 50;
-
 /// Sessions that boringtun keeps; it files them by the low bits of our index.
 const SESSIONS: usize = 8;
 
@@ -43,6 +40,8 @@ const SESSIONS: usize = 8;
 pub struct Identity {
     secret: StaticSecret,
     public: PublicKey,
+    /// Checks the first MAC alone: when cookies are asked for is decided in front of the tunnels.
+    mac: Arc<RateLimiter>,
 }
 
 impl std::fmt::Debug for Identity {
@@ -57,7 +56,8 @@ impl Identity {
     pub fn new(secret: [u8; 32]) -> Self {
         let secret = StaticSecret::from(secret);
         let public = PublicKey::from(&secret);
-        Self { secret, public }
+        let mac = Arc::new(RateLimiter::new(&public, u64::MAX));
+        Self { secret, public, mac }
     }
 
     /// Returns the public key.
@@ -67,10 +67,11 @@ impl Identity {
     }
 }
 
-/// A node's key, and the check of initiations before any costs a Diffie-Hellman computation.
+/// A node's key, and the check of handshake messages before any costs a Diffie-Hellman computation.
 pub struct WireGuardCarrier {
     identity: Identity,
-    limiter: Arc<RateLimiter>,
+    /// Asks everyone for a cookie.
+    cookies: RateLimiter,
 }
 
 impl std::fmt::Debug for WireGuardCarrier {
@@ -84,8 +85,8 @@ impl WireGuardCarrier {
     #[must_use]
     pub fn new(secret: [u8; 32]) -> Self {
         let identity = Identity::new(secret);
-        let limiter = Arc::new(RateLimiter::new(&identity.public, HANDSHAKES_PER_SECOND));
-        Self { identity, limiter }
+        let cookies = RateLimiter::new(&identity.public, 0);
+        Self { identity, cookies }
     }
 }
 
@@ -98,24 +99,27 @@ impl Carrier for WireGuardCarrier {
         Box::new(WireGuard::new(self.identity.clone(), peer, number))
     }
 
-    fn knock(&self, source: IpAddr, datagram: &[u8], out: &mut [u8]) -> Knock {
+    fn check(&self, source: IpAddr, load: Load, datagram: &[u8], out: &mut [u8]) -> Checked {
         if out.len() < OUTPUT_LEN_MIN {
-            return Knock::Refused;
+            return Checked::Refused;
         }
-        match self.limiter.verify_packet(Some(source), datagram, out) {
-            Ok(Packet::HandshakeInit(init)) => {
-                match parse_handshake_anon(&self.identity.secret, &self.identity.public, &init) {
-                    Ok(half) => Knock::From(half.peer_static_public),
-                    Err(_) => Knock::Refused,
-                }
-            }
-            Err(TunnResult::WriteToNetwork(cookie)) => Knock::Cookie(cookie.len()),
-            Ok(_) | Err(_) => Knock::Refused,
+        let macs = match load {
+            Load::Idle => &*self.identity.mac,
+            Load::Loaded => &self.cookies,
+        };
+        match macs.verify_packet(Some(source), datagram, out) {
+            Ok(Packet::HandshakeInit(_) | Packet::HandshakeResponse(_)) => Checked::Passed,
+            Err(TunnResult::WriteToNetwork(cookie)) => Checked::Cookie(cookie.len()),
+            Ok(_) | Err(_) => Checked::Refused,
         }
     }
 
-    fn reset_count(&self) {
-        self.limiter.reset_count();
+    fn knock(&self, datagram: &[u8]) -> Option<[u8; 32]> {
+        let Ok(Packet::HandshakeInit(init)) = Tunn::parse_incoming_packet(datagram) else {
+            return None;
+        };
+        let half = parse_handshake_anon(&self.identity.secret, &self.identity.public, &init);
+        half.ok().map(|half| half.peer_static_public)
     }
 }
 
@@ -146,7 +150,8 @@ impl WireGuard {
     }
 
     fn tunn(identity: &Identity, peer: PublicKey, number: u32) -> Tunn {
-        Tunn::new(identity.secret.clone(), peer, None, None, number & 0x00ff_ffff, None)
+        let mac = Some(Arc::clone(&identity.mac));
+        Tunn::new(identity.secret.clone(), peer, None, None, number & 0x00ff_ffff, mac)
     }
 }
 
@@ -197,9 +202,6 @@ impl Engine for WireGuard {
             return Handshaken::Refused;
         }
         match (self.tunn.decapsulate(Some(source), datagram, out), datagram.first()) {
-            (TunnResult::WriteToNetwork(answer), Some(1)) if answer.first() == Some(&3) => {
-                Handshaken::Cookie(answer.len())
-            }
             (TunnResult::WriteToNetwork(answer), Some(1)) => Handshaken::Answer(answer.len()),
             (TunnResult::WriteToNetwork(keepalive), Some(2)) => {
                 Handshaken::Established(keepalive.len())
@@ -346,10 +348,32 @@ mod tests {
         let (mut x, mut out) = ([0; 2048], [0; 2048]);
         let len = a.initiate(&mut x).unwrap();
         let door = WireGuardCarrier::new([2; 32]);
-        assert_eq!(door.knock(SOURCE, &x[..len], &mut out), Knock::From(a.identity.public()));
+        assert_eq!(door.check(SOURCE, Load::Idle, &x[..len], &mut out), Checked::Passed);
+        assert_eq!(door.knock(&x[..len]), Some(a.identity.public()));
         let other = WireGuardCarrier::new([3; 32]);
-        assert_eq!(other.knock(SOURCE, &x[..len], &mut out), Knock::Refused);
+        assert_eq!(other.check(SOURCE, Load::Idle, &x[..len], &mut out), Checked::Refused);
+        assert_eq!(other.knock(&x[..len]), None);
         x[len - 20] ^= 1; // the first MAC
-        assert_eq!(door.knock(SOURCE, &x[..len], &mut out), Knock::Refused);
+        for load in [Load::Idle, Load::Loaded] {
+            assert_eq!(door.check(SOURCE, load, &x[..len], &mut out), Checked::Refused);
+        }
+    }
+
+    #[test]
+    fn under_load_a_source_must_have_seen_its_cookie() {
+        let (mut a, _) = pair();
+        let (mut x, mut out) = ([0; 2048], [0; 2048]);
+        let door = WireGuardCarrier::new([2; 32]);
+        let len = a.initiate(&mut x).unwrap();
+        let Checked::Cookie(cookie) = door.check(SOURCE, Load::Loaded, &x[..len], &mut out) else {
+            panic!("no cookie was asked for")
+        };
+        assert!(cookie < len, "a forged source hears more than was said in its name");
+        assert_eq!(a.handle_handshake(SOURCE, &out[..cookie], &mut [0; 2048]), Handshaken::Noted);
+        let len = a.initiate(&mut x).unwrap();
+        assert_eq!(door.check(SOURCE, Load::Loaded, &x[..len], &mut out), Checked::Passed);
+        let elsewhere = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 9));
+        let checked = door.check(elsewhere, Load::Loaded, &x[..len], &mut out);
+        assert!(matches!(checked, Checked::Cookie(_)), "another's cookie was taken");
     }
 }

@@ -75,6 +75,8 @@ impl Flags {
     pub const CSUM: Self = Self(1);
     /// The segment is the last of its super-frame.
     pub const LAST: Self = Self(2);
+    /// The pieces' frame is a group frame for the gateway to hand on to all but the sender.
+    pub const HAND_ON: Self = Self(2);
     /// The super-frame was IPv6.
     pub const V6: Self = Self(4);
     /// The super-frame carried CWR in its first segment alone.
@@ -196,6 +198,11 @@ impl Shim {
 /// Most slots that a group frame may name as served; with more live tunnels the rest is served by
 /// the gateway, and members must not hear twice, so the sender then serves only these.
 pub const SERVED_MAX: u8 = 15;
+
+/// Longest group frame, in bytes, that carries its served slots on any path. Longer ones go to the
+/// gateway alone, in pieces if need be, which hands them on to everyone.
+pub const GROUP_FRAME_LEN_MAX: usize =
+    super::UDP_PAYLOAD_MIN - super::SEAL_LEN - SHIM_LEN - 2 * SERVED_MAX as usize;
 
 #[cfg(test)]
 mod tests {

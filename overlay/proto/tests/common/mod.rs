@@ -1,6 +1,8 @@
 //! Documents with fixed seeds that several tests look at.
 #![allow(dead_code, reason = "each test binary uses its own part")]
 
+pub(crate) mod book;
+
 use std::net::{Ipv4Addr, SocketAddr};
 
 use overlay_proto::addressing::{self, Subnet};
