@@ -1,12 +1,18 @@
 //! What scenarios, demo and benches stand on: the [`lab`], the [`cast`] of real programs playing in
 //! it, and the [`traffic`] they carry.
 
+pub mod caller;
 pub mod cast;
+pub mod flood;
 pub mod fuzz;
 pub mod inject;
 pub mod lab;
+pub mod line;
+pub mod sim;
 pub mod stage;
 mod sys;
 pub mod traffic;
+pub mod trio;
+pub mod vitals;
 
 pub use sys::exit_on_signals;

@@ -11,7 +11,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::os::fd::AsRawFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -110,14 +110,18 @@ impl Frames {
         self.iter().filter(|(_, frame)| contains(frame, marker)).count()
     }
 
-    /// Returns how many IPv4 packets went from `source` to `destination`.
+    /// Returns how many IP packets went from `source` to `destination`.
     #[must_use]
-    pub fn count_between(&self, source: Ipv4Addr, destination: Ipv4Addr) -> usize {
-        let (source, destination) = (source.octets(), destination.octets());
+    pub fn count_between(
+        &self,
+        source: impl Into<IpAddr>,
+        destination: impl Into<IpAddr>,
+    ) -> usize {
+        let [source, destination] = [source.into(), destination.into()].map(octets);
+        let (ethertype, at) = if source.len() == 4 { ([8, 0], 26) } else { ([0x86, 0xdd], 22) };
+        let pair = [source, destination].concat();
         let is_it = |frame: &[u8]| {
-            frame.get(12..14) == Some(&[8, 0])
-                && frame.get(26..30) == Some(&source)
-                && frame.get(30..34) == Some(&destination)
+            frame.get(12..14) == Some(&ethertype) && frame.get(at..at + pair.len()) == Some(&pair)
         };
         self.iter().filter(|(_, frame)| is_it(frame)).count()
     }
@@ -199,4 +203,10 @@ fn contains(frame: &[u8], marker: &[u8]) -> bool {
         rest = &rest[1..];
     }
     false
+}
+fn octets(address: IpAddr) -> Vec<u8> {
+    match address {
+        IpAddr::V4(address) => address.octets().to_vec(),
+        IpAddr::V6(address) => address.octets().to_vec(),
+    }
 }

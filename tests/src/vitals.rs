@@ -1,0 +1,45 @@
+//! What /proc says about a running program: memory, descriptors, CPU.
+
+use std::fs;
+
+use anyhow::{Context, Result};
+
+use crate::lab::process::Process;
+
+/// Clock ticks of /proc in a second; Linux has shown this value to programs since ever.
+const TICKS_PER_SECOND: f64 = 100.0;
+
+/// One look at a program.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Vitals {
+    /// Resident memory, in bytes.
+    pub memory_len: u64,
+    /// Open descriptors.
+    pub descriptor_count: usize,
+    /// CPU seconds spent so far, user and system.
+    pub cpu_seconds: f64,
+}
+
+impl Vitals {
+    /// Looks at a program.
+    ///
+    /// # Errors
+    /// When it is gone.
+    pub fn of(process: &Process) -> Result<Self> {
+        let proc = format!("/proc/{}", process.pid());
+        let read = |name: &str| fs::read_to_string(format!("{proc}/{name}")).context("/proc");
+        let status = read("status")?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let kilobytes: u64 = line
+            .and_then(|line| line.split_whitespace().next()?.parse().ok())
+            .context("/proc says the memory of a running program")?;
+        let stat = read("stat")?;
+        let fields = stat.rsplit(") ").next().unwrap_or_default().split(' ');
+        let ticks: f64 = fields.skip(11).take(2).filter_map(|n| n.parse::<f64>().ok()).sum();
+        Ok(Self {
+            memory_len: kilobytes * 1024,
+            descriptor_count: fs::read_dir(format!("{proc}/fd"))?.count(),
+            cpu_seconds: ticks / TICKS_PER_SECOND,
+        })
+    }
+}
