@@ -1,17 +1,21 @@
 # make demo    plays the product on this machine: two buyers, two sellers, four guests (needs root)
 # make test    runs all tests (needs root: the lab makes network namespaces)
 # make bench   prints the figures; ROUNDS=3 SECS=4
+# make storm   100 sellers join at once: how long, at what cost (needs root)
+# make soak    the simulation over many seeds; SEEDS=200000 FROM=0
 # make build   the programs: overlay-gw, overlay-seller
 # make lint    rustfmt, clippy and rustdoc, as in .ci/run
 
 CARGO ?= cargo
 ROUNDS ?= 3
 SECS ?= 4
+SEEDS ?= 200000
+FROM ?= 0
 # One profile and one set of packages for everything, so that each crate is compiled once: cargo
 # would build some again for a single package, whose features unite otherwise.
 PROGRAMS = $${CARGO_TARGET_DIR:-target}/release
 
-.PHONY: build demo test bench lint preflight clean
+.PHONY: build demo test bench storm soak lint preflight clean
 
 build:
 	@$(CARGO) build --release --workspace
@@ -24,6 +28,12 @@ test: preflight build
 
 bench: preflight build
 	@exec $(PROGRAMS)/overlay-bench --rounds $(ROUNDS) --secs $(SECS)
+
+storm: preflight build
+	@exec $(PROGRAMS)/overlay-storm
+
+soak: build
+	@exec $(PROGRAMS)/overlay-soak --seeds $(SEEDS) --from $(FROM)
 
 lint:
 	$(CARGO) fmt --all --check
