@@ -333,8 +333,8 @@ fn look_at_wires(
         seen == 0 && !wires.is_empty(),
         format!("on the router's four wires it is seen in {seen} of {} frames", wires.len()),
     );
-    let [one, two] = ["seller1", "seller2"].map(|name| stage.cable(name).host.ipv4);
-    let direct = wires.count_between(one, two).min(wires.count_between(two, one));
+    let [one, two] = ["seller1", "seller2"].map(|name| &stage.cable(name).host);
+    let direct = wires.count_from_to(one, two).min(wires.count_from_to(two, one));
     let [a, b] = [&farm.guests[0].name, &farm.guests[1].name];
     report.check(
         direct > TRANSFER_LEN / 65536,

@@ -22,7 +22,7 @@ use anyhow::{Context, Result, ensure};
 use nix::errno::Errno;
 use nix::sys::socket::{LinkAddr, recvfrom};
 
-use super::Host;
+use super::{End, Host};
 use crate::sys;
 
 /// Most bytes that one capture keeps.
@@ -124,6 +124,14 @@ impl Frames {
             frame.get(12..14) == Some(&ethertype) && frame.get(at..at + pair.len()) == Some(&pair)
         };
         self.iter().filter(|(_, frame)| is_it(frame)).count()
+    }
+
+    /// Returns how many IP packets went from the host at one end to that at another, by IPv4 or
+    /// IPv6: which of them a path takes is a race.
+    #[must_use]
+    pub fn count_from_to(&self, source: &End, destination: &End) -> usize {
+        self.count_between(source.ipv4, destination.ipv4)
+            + self.count_between(source.ipv6, destination.ipv6)
     }
 
     /// Returns the number of frames.
