@@ -187,6 +187,20 @@ fn a_seller_that_starts_anew_with_its_clock_set_back_reaches_the_buyer() {
     }
 }
 
+/// The same at another address, which no session of the gateway's leads to.
+#[test]
+fn a_seller_that_starts_anew_elsewhere_with_its_clock_set_back_reaches_the_buyer() {
+    let (mut world, gateway, p) = pair(true);
+    assert_eq!(reaches_after(&mut world, p, gateway), Some(1));
+    world.crash(p);
+    world.hosts[world.procs[p].host].wall_offset = -3600;
+    world.readdress(p, "44.1.0.200:7770".parse().expect("an address"));
+    world.start_seller(p);
+    let after = reaches_after(&mut world, p, gateway);
+    assert!(after.is_some_and(|after| after <= 15), "{after:?}");
+    assert!(world.violation.is_none(), "{:?}", world.violation);
+}
+
 /// An old initiation, sent again to a gateway that has just started, must not keep its sender out.
 #[test]
 fn a_replayed_initiation_of_a_later_time_shuts_nobody_out() {

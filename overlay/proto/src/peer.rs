@@ -460,14 +460,15 @@ impl Tunnel {
 
     /// Takes note of a handshake message that names the peer's key and was refused. Perhaps the
     /// peer started anew with a clock that was set back: its timestamps are old for a long time,
-    /// and only a handshake of ours helps. With a session, silence leads to one; without, the
-    /// agent's next try goes to where the message came from, too, within that address's budget.
+    /// and only a handshake of ours helps. With a session, silence leads to one; without, it is the
+    /// agent's next try. Either also goes to where the message came from, within that address's
+    /// budget, since the peer may have moved meanwhile.
     pub(crate) fn handle_refused(&mut self, route: Route, out: &mut Out<'_, impl Io>) {
-        if self.engine.is_ready() {
-            return self.agent.handle_sent(out.now);
-        }
         if let Route::Direct(via) = route {
             self.refused_from = Some(via.remote);
+        }
+        if self.engine.is_ready() {
+            return self.agent.handle_sent(out.now);
         }
         if let Some(targets) = self.agent.poll(false, true, out.now).initiate {
             self.initiate(targets, out);

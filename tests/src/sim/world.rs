@@ -202,6 +202,13 @@ impl World {
         p
     }
 
+    /// Gives a program's host another address.
+    pub fn readdress(&mut self, p: usize, address: SocketAddr) {
+        let old = std::mem::replace(&mut self.procs[p].address, address);
+        self.addresses.remove(&old);
+        self.addresses.insert(address, p);
+    }
+
     /// Makes something happen later.
     pub fn schedule(&mut self, at: u64, event: Event) {
         self.scheduled += 1;
