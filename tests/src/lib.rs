@@ -15,4 +15,4 @@ pub mod traffic;
 pub mod trio;
 pub mod vitals;
 
-pub use sys::exit_on_signals;
+pub use sys::{exit_on_signals, wait_if_interrupted};

@@ -5,7 +5,7 @@ use std::io;
 use std::mem::size_of;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::process::exit;
-use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 use std::thread;
 
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
@@ -15,6 +15,7 @@ const EXIT_INTERRUPTED: i32 = 130;
 
 /// Write end of the pipe that carries signals from the handler to the thread.
 static SIGNAL_PIPE: AtomicI32 = AtomicI32::new(-1);
+static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 
 extern "C" fn on_signal(_: libc::c_int) {
     let fd = SIGNAL_PIPE.load(Ordering::Relaxed);
@@ -33,6 +34,7 @@ pub fn exit_on_signals() -> io::Result<()> {
     thread::Builder::new().name("signals".into()).spawn(move || {
         let mut byte = [0];
         while nix::unistd::read(&read, &mut byte) == Err(nix::errno::Errno::EINTR) {}
+        INTERRUPTED.store(true, Ordering::Release);
         crate::lab::reap_all();
         exit(EXIT_INTERRUPTED);
     })?;
@@ -43,6 +45,13 @@ pub fn exit_on_signals() -> io::Result<()> {
         unsafe { sigaction(signal, &action) }?;
     }
     Ok(())
+}
+
+/// Waits for the end if a signal came: what fails meanwhile is the signal's doing, no verdict.
+pub fn wait_if_interrupted() {
+    while INTERRUPTED.load(Ordering::Acquire) {
+        thread::park();
+    }
 }
 
 /// Opens a packet socket in the calling thread's network namespace: of one interface by index, or

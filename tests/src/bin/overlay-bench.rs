@@ -17,9 +17,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use overlay_tests::cast::{Gateway, Guest, Programs};
-use overlay_tests::exit_on_signals;
 use overlay_tests::lab::{Host, Lab, Wire};
 use overlay_tests::traffic::{Pings, ping, wait_reach};
+use overlay_tests::{exit_on_signals, wait_if_interrupted};
 use serde_json::{Value, json};
 
 /// Between two pings.
@@ -53,6 +53,7 @@ type Figures = BTreeMap<&'static str, Vec<f64>>;
 
 fn main() -> ExitCode {
     let outcome = exit_on_signals().map_err(Into::into).and_then(|()| run());
+    wait_if_interrupted();
     if let Err(error) = &outcome {
         eprintln!("overlay-bench: {error:#}");
     }

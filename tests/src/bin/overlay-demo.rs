@@ -12,11 +12,11 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use overlay_tests::cast::{Gateway, Guest};
-use overlay_tests::exit_on_signals;
 use overlay_tests::lab::Host;
 use overlay_tests::lab::capture::Capture;
 use overlay_tests::stage::Stage;
 use overlay_tests::traffic::{Ear, connects, ping, say, transfer, wait_reach};
+use overlay_tests::{exit_on_signals, wait_if_interrupted};
 
 /// In every payload of the first order.
 const FARM_MARKER: &[u8] = b"<payload of farm, in the clear>";
@@ -40,6 +40,7 @@ fn main() -> ExitCode {
     if let Err(error) =
         exit_on_signals().context("watch for Ctrl-C").and_then(|()| play(&mut report))
     {
+        wait_if_interrupted();
         report.check(false, format!("{error:#}"));
     }
     println!("demo: {} checks passed, {} failed", report.passed, report.failed);

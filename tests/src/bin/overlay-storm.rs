@@ -14,11 +14,11 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use overlay_tests::cast::{Gateway, Programs};
-use overlay_tests::exit_on_signals;
 use overlay_tests::lab::process::Process;
 use overlay_tests::lab::{Lab, Wire};
 use overlay_tests::traffic::{eventually, wait_reach};
 use overlay_tests::vitals::Vitals;
+use overlay_tests::{exit_on_signals, wait_if_interrupted};
 use serde_json::{Value, json};
 
 /// Sellers, unless `--sellers` says otherwise.
@@ -32,6 +32,7 @@ const STORM_MAX: Duration = Duration::from_secs(120);
 
 fn main() -> ExitCode {
     let outcome = exit_on_signals().map_err(Into::into).and_then(|()| run());
+    wait_if_interrupted();
     if let Err(error) = &outcome {
         eprintln!("overlay-storm: {error:#}");
     }
