@@ -131,7 +131,8 @@ pub(crate) struct Set {
     pub(crate) name: Name,
 
     /// mtu=BYTES, broadcast=on|off, rate=BITS|off (a second, of each guest: 500k, 100M, 2G),
-    /// life=TIME (of grants, 10s to 15m: a guest that was not heard for so long is suspended)
+    /// life=TIME (of grants, 10s to 15m: a guest that was not heard for so long is suspended),
+    /// dns=ADDRESS,…|off and routes=NETWORK/PREFIX:ADDRESS,…|off (that guests learn by DHCP)
     #[arg(required = true, value_name = "OPTION=VALUE")]
     pub(crate) settings: Vec<Setting>,
 }

@@ -1,12 +1,14 @@
-//! Options of an order as users type them: `mtu=1400`, `broadcast=off`, `rate=100M`, `life=5m`.
+//! Options of an order as users type them: `mtu=1400`, `broadcast=off`, `rate=100M`, `life=5m`,
+//! `dns=10.77.0.2`, `routes=192.168.9.0/24:10.77.0.2`.
 
 use std::fmt;
+use std::net::IpAddr;
 use std::str::FromStr;
 
 use overlay::duration;
 use overlay_proto::control::Limits;
 use overlay_proto::grant::{LIFE_MAX_S, LIFE_MIN_S};
-use overlay_proto::order::{MTU_MAX, MTU_MIN};
+use overlay_proto::order::{DNS_MAX, MTU_MAX, MTU_MIN, ROUTES_MAX, Route};
 use overlay_proto::registry::Options;
 use serde::{Deserialize, Serialize};
 use vde_switch::station::Broadcast;
@@ -17,7 +19,7 @@ const RATE_MIN: u64 = 100_000;
 const RATE_MAX: u64 = 1_000_000_000_000;
 
 /// One option and its new value.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Setting {
     /// MTU of all stations.
@@ -28,6 +30,10 @@ pub(crate) enum Setting {
     Rate(u64),
     /// Seconds for which a grant is believed.
     Life(u16),
+    /// Whom guests ask for names; nobody if empty.
+    Dns(Vec<IpAddr>),
+    /// Networks that guests are told of; none if empty.
+    Routes(Vec<Route>),
 }
 
 /// Why a text is no setting.
@@ -41,7 +47,15 @@ impl fmt::Display for SettingError {
             "broadcast" => f.write_str("write on or off"),
             "rate" => f.write_str("write bits a second such as 500k, 100M or 2G, or off"),
             "life" => write!(f, "write a time from {LIFE_MIN_S}s to {}m", LIFE_MAX_S / 60),
-            _ => f.write_str("write mtu=, broadcast=, rate= or life= and a value"),
+            "dns" => {
+                write!(f, "write up to {DNS_MAX} addresses such as 10.77.0.2,10.77.0.3, or off")
+            }
+            "routes" => write!(
+                f,
+                "write up to {ROUTES_MAX} networks with whom they are behind, such as \
+                 192.168.9.0/24:10.77.0.2, or off"
+            ),
+            _ => f.write_str("write mtu=, broadcast=, rate=, life=, dns= or routes= and a value"),
         }
     }
 }
@@ -70,9 +84,33 @@ impl FromStr for Setting {
                 let life = seconds.filter(|life| (LIFE_MIN_S..=LIFE_MAX_S).contains(life));
                 life.map(Self::Life).ok_or(SettingError("life"))
             }
+            "dns" => list(value, DNS_MAX, |text| text.parse().ok())
+                .map(Self::Dns)
+                .ok_or(SettingError("dns")),
+            "routes" => {
+                list(value, ROUTES_MAX, route).map(Self::Routes).ok_or(SettingError("routes"))
+            }
             _ => Err(SettingError("")),
         }
     }
+}
+
+/// Reads `off`, or up to `count_max` things between commas.
+fn list<T>(text: &str, count_max: usize, read: impl Fn(&str) -> Option<T>) -> Option<Vec<T>> {
+    if text == "off" {
+        return Some(Vec::new());
+    }
+    let things = text.split(',').map(read).collect::<Option<Vec<T>>>()?;
+    (things.len() <= count_max).then_some(things)
+}
+
+/// Reads `NETWORK/PREFIX:STATION`; whether they make sense, the order's subnet decides.
+fn route(text: &str) -> Option<Route> {
+    let (network, via) = text.split_once(':')?;
+    let (network, prefix) = network.split_once('/')?;
+    let digits = prefix.bytes().all(|byte| byte.is_ascii_digit());
+    let prefix = prefix.parse().ok().filter(|prefix| digits && *prefix <= 32)?;
+    Some((network.parse().ok()?, prefix, via.parse().ok()?))
 }
 
 /// Reads `off`, or bits a second with a unit.
@@ -95,15 +133,17 @@ fn rate(text: &str) -> Option<u64> {
 pub(crate) fn options(settings: &[Setting]) -> Options {
     let mut options = Options::default();
     for setting in settings {
-        match *setting {
-            Setting::Mtu(mtu) => options.mtu = Some(mtu),
+        match setting {
+            Setting::Mtu(mtu) => options.mtu = Some(*mtu),
             Setting::Broadcast(on) => {
-                options.broadcast = Some(if on { Broadcast::On } else { Broadcast::Off });
+                options.broadcast = Some(if *on { Broadcast::On } else { Broadcast::Off });
             }
             Setting::Rate(bits) => {
-                options.limits = Some(Limits { bytes_per_s: bits / 8, ..Limits::NONE });
+                options.limits = Some(Limits { bytes_per_s: *bits / 8, ..Limits::NONE });
             }
-            Setting::Life(seconds) => options.life_s = Some(seconds),
+            Setting::Life(seconds) => options.life_s = Some(*seconds),
+            Setting::Dns(servers) => options.dns = Some(servers.clone()),
+            Setting::Routes(routes) => options.routes = Some(routes.clone()),
         }
     }
     options
@@ -115,6 +155,7 @@ mod tests {
 
     #[test]
     fn settings_are_read_with_their_units() {
+        let v6 = "fd3a::2".parse().expect("an address");
         for (text, expected) in [
             ("mtu=1400", Setting::Mtu(1400)),
             ("broadcast=off", Setting::Broadcast(false)),
@@ -122,6 +163,13 @@ mod tests {
             ("rate=500k", Setting::Rate(500_000)),
             ("rate=off", Setting::Rate(0)),
             ("life=5m", Setting::Life(300)),
+            ("dns=off", Setting::Dns(Vec::new())),
+            ("dns=10.77.0.2,fd3a::2", Setting::Dns(vec![[10, 77, 0, 2].into(), v6])),
+            ("routes=off", Setting::Routes(Vec::new())),
+            (
+                "routes=192.168.9.0/24:10.77.0.2",
+                Setting::Routes(vec![([192, 168, 9, 0].into(), 24, [10, 77, 0, 2].into())]),
+            ),
         ] {
             assert_eq!(text.parse(), Ok(expected), "{text}");
         }
@@ -141,6 +189,15 @@ mod tests {
             ("rate=", "bits a second"),
             ("life=9s", "10s to 15m"),
             ("life=16m", "10s to 15m"),
+            ("dns=", "up to 4 addresses"),
+            ("dns=one.one", "up to 4 addresses"),
+            ("dns=10.0.0.1,", "up to 4 addresses"),
+            ("dns=::1,::1,::1,::1,::1", "up to 4 addresses"),
+            ("routes=", "up to 8 networks"),
+            ("routes=10.0.0.0/8", "up to 8 networks"),
+            ("routes=10.0.0.0/33:10.77.0.2", "up to 8 networks"),
+            ("routes=10.0.0.0/+8:10.77.0.2", "up to 8 networks"),
+            ("routes=10.0.0.0/8:fd3a::2", "up to 8 networks"),
             ("colour=red", "mtu="),
             ("mtu", "mtu="),
             ("", "mtu="),

@@ -12,13 +12,15 @@ use overlay_proto::wire::shim::Shim;
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All of them.
-pub const TARGETS: [Target; 6] = [
+pub const TARGETS: [Target; 8] = [
     ("envelope", envelope),
     ("ticket", ticket),
     ("shim", shim),
     ("demultiplexer", demultiplexer),
     ("port_policy", port_policy),
     ("vnet_hdr", vnet_hdr),
+    ("dhcp4", dhcp4),
+    ("dhcp6", dhcp6),
 ];
 
 /// Highest number of an envelope's kind that is tried.
@@ -89,4 +91,14 @@ pub fn port_policy(bytes: &[u8]) {
 /// Shows a virtio-net header with its frame to the port of a guest.
 pub fn vnet_hdr(bytes: &[u8]) {
     vde_switch::fuzz::vnet_hdr(bytes);
+}
+
+/// Asks for an IPv4 configuration at the port of a guest.
+pub fn dhcp4(bytes: &[u8]) {
+    vde_switch::fuzz::dhcp4(bytes);
+}
+
+/// Asks for an IPv6 configuration at the port of a guest.
+pub fn dhcp6(bytes: &[u8]) {
+    vde_switch::fuzz::dhcp6(bytes);
 }

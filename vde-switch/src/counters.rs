@@ -1,5 +1,6 @@
 //! What the switch counts: each frame once, by its verdict.
 
+use crate::serve::Served;
 use crate::verdict::{DropReason, Verdict};
 
 /// Counters of a switch; `frames_in` is always the sum of all others.
@@ -39,7 +40,7 @@ impl Counters {
         match verdict {
             Verdict::Forward(_) => self.forwarded += 1,
             Verdict::Flood(_) => self.flooded += 1,
-            Verdict::Answer(_) => self.answered += 1,
+            Verdict::Answer => self.answered += 1,
             Verdict::Drop(reason) => self.drops[*reason as usize] += 1,
         }
     }
@@ -54,9 +55,24 @@ pub struct PortCounters {
     pub bytes_in: u64,
     /// Frames dropped.
     pub dropped: u64,
+    /// Leases confirmed by DHCPv4, renewals among them.
+    pub dhcp4_leases: u64,
+    /// Leases confirmed by DHCPv6, renewals among them.
+    pub dhcp6_leases: u64,
+    /// Router advertisements given.
+    pub router_adverts: u64,
 }
 
 impl PortCounters {
+    pub(crate) fn count_served(&mut self, served: Served) {
+        match served {
+            Served::Dhcp4Lease => self.dhcp4_leases += 1,
+            Served::Dhcp6Lease => self.dhcp6_leases += 1,
+            Served::RouterAdvert => self.router_adverts += 1,
+            Served::Other => {}
+        }
+    }
+
     pub(crate) fn count(&mut self, verdict: &Verdict, len: usize) {
         self.frames_in += 1;
         self.bytes_in += len as u64;

@@ -6,7 +6,7 @@
 //! admitted if the bucket is not emptied by it. No timer runs.
 //!
 //! # Limits
-//! [`GROUP_RATE`] and [`ANSWER_RATE`] for each port. What exceeds them is dropped by name, never
+//! [`GROUP_RATE`], [`ANSWER_RATE`] and [`SERVICE_RATE`] for each port. What exceeds them is dropped by name, never
 //! queued: discovery protocols repeat themselves.
 
 use crate::time::Instant;
@@ -26,6 +26,10 @@ pub const GROUP_RATE: Rate = Rate { per_second: 100, burst: 200 };
 
 /// Answers to one port's ARP and ND. A station that meets a full /25 at once still gets all.
 pub const ANSWER_RATE: Rate = Rate { per_second: 50, burst: 100 };
+
+/// Answers to one port's DHCP and router solicitations. A system that boots asks less than ten
+/// times, by firmware, boot loader and kernel together, and again after half a lease.
+pub const SERVICE_RATE: Rate = Rate { per_second: 5, burst: 10 };
 
 /// A token bucket, full at first.
 #[derive(Clone, Copy, Debug)]

@@ -10,6 +10,7 @@
 //!       ─▶ parse       what nobody may say
 //!       ─▶ policy      what this port may say
 //!       ─▶ link_local  whose fe80:: is it?
+//!       ─▶ serve       DHCP and router solicitations
 //!       ─▶ neighbour   ARP and ND asked
 //!       ─▶ flood, fdb  how often, where to  ─▶ Verdict
 //! ```
@@ -22,7 +23,8 @@
 //! # Limits
 //! Each table and rate has a named bound in its module: [`port::PORTS_MAX`],
 //! [`port::STATIONS_MAX`], [`fdb::LEARNED_MAX`], [`link_local::LINK_LOCAL_MAX`],
-//! [`flood::GROUP_RATE`], [`flood::ANSWER_RATE`]. There is no allocation per frame.
+//! [`flood::GROUP_RATE`], [`flood::ANSWER_RATE`], [`flood::SERVICE_RATE`]. There is no allocation
+//! per frame.
 //!
 //! # Example
 //! ```
@@ -71,6 +73,7 @@
 
 #![warn(clippy::wildcard_enum_match_arm)] // a new reason must be looked at everywhere
 
+pub mod answer;
 pub mod counters;
 pub mod fdb;
 pub mod flood;
@@ -84,6 +87,7 @@ pub mod neighbour;
 pub mod parse;
 pub mod policy;
 pub mod port;
+pub mod serve;
 pub mod station;
 pub mod switch;
 pub mod time;

@@ -15,12 +15,15 @@ use std::net::Ipv6Addr;
 
 use crate::fdb::AGEING_TIME;
 use crate::hash::Table;
-use crate::mac::MacAddr;
+use crate::mac::{MacAddr, SERVICE_MAC};
 use crate::time::Instant;
 use crate::verdict::DropReason;
 
 /// Most link-local addresses of one station. Systems use one, or two while they change it.
 pub const LINK_LOCAL_MAX: usize = 4;
+
+/// From where the segment's services speak IPv6; never a station's.
+pub const SERVICE_LINK_LOCAL: Ipv6Addr = eui64_address(SERVICE_MAC);
 
 /// The table of claims.
 #[derive(Clone, Debug, Default)]
@@ -106,9 +109,10 @@ pub fn eui64_mac(address: Ipv6Addr) -> Option<MacAddr> {
     }
 }
 
-fn eui64_address(mac: MacAddr) -> Ipv6Addr {
+const fn eui64_address(mac: MacAddr) -> Ipv6Addr {
     let [a, b, c, d, e, f] = mac.0;
-    Ipv6Addr::from([0xfe, 0x80, 0, 0, 0, 0, 0, 0, a ^ 2, b, c, 0xff, 0xfe, d, e, f])
+    let octets = [0xfe, 0x80, 0, 0, 0, 0, 0, 0, a ^ 2, b, c, 0xff, 0xfe, d, e, f];
+    Ipv6Addr::from_bits(u128::from_be_bytes(octets))
 }
 
 #[cfg(test)]

@@ -5,6 +5,10 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+/// Where the segment's own services are: locally administered, the same in every segment, since
+/// nobody meets it but at his own port.
+pub const SERVICE_MAC: MacAddr = MacAddr([0x02, b'o', b'v', b'l', 0, 1]);
+
 /// A 48-bit MAC address.
 #[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct MacAddr(pub [u8; 6]);

@@ -7,53 +7,13 @@
 //!
 //! Source: RFC 826 and 5227 (ARP), 4861 7.2.4 (advertisements), 4443 2.3 (their checksum).
 
-use std::fmt;
 use std::net::{Ipv4Addr, Ipv6Addr};
-use std::ops::Deref;
 
+use crate::answer::Answer;
 use crate::hash::Table;
 use crate::mac::MacAddr;
 use crate::port::PortId;
 use crate::station::Station;
-
-/// Largest answer, in bytes: an advertisement has 86.
-pub const ANSWER_LEN_MAX: usize = 96;
-
-/// Least Ethernet frame, in bytes.
-const FRAME_LEN_MIN: usize = 60;
-
-/// A frame that answers the one that came in, a plain virtio-net header to go with it.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub struct Answer {
-    len: u8,
-    bytes: [u8; ANSWER_LEN_MAX],
-}
-
-impl Answer {
-    pub(crate) const EMPTY: Self = Self { len: 0, bytes: [0; ANSWER_LEN_MAX] };
-
-    /// Appends; what does not fit is a mistake of this module's, found by its tests.
-    fn put(&mut self, bytes: &[u8]) -> &mut Self {
-        let at = usize::from(self.len);
-        self.bytes[at..at + bytes.len()].copy_from_slice(bytes);
-        self.len += bytes.len() as u8;
-        self
-    }
-}
-
-impl Deref for Answer {
-    type Target = [u8];
-
-    fn deref(&self) -> &[u8] {
-        &self.bytes[..usize::from(self.len)]
-    }
-}
-
-impl fmt::Debug for Answer {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Answer({:02x?})", &**self)
-    }
-}
 
 /// A station's place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -101,73 +61,47 @@ impl Neighbours {
 }
 
 /// Tells `asker`, who has `asker_ipv4` or none yet, that `target_ipv4` is at `target`.
-#[must_use]
 pub fn arp_reply(
-    asker: MacAddr,
-    asker_ipv4: Ipv4Addr,
-    target: MacAddr,
-    target_ipv4: Ipv4Addr,
-) -> Answer {
-    let mut answer = Answer::EMPTY;
+    answer: &mut Answer,
+    (asker, asker_ipv4): (MacAddr, Ipv4Addr),
+    (target, target_ipv4): (MacAddr, Ipv4Addr),
+) {
     answer
-        .put(&asker.0)
-        .put(&target.0)
-        .put(&[0x08, 0x06, 0, 1, 8, 0, 6, 4, 0, 2])
+        .begin(asker, target, 0x0806)
+        .put(&[0, 1, 8, 0, 6, 4, 0, 2])
         .put(&target.0)
         .put(&target_ipv4.octets())
         .put(&asker.0)
-        .put(&asker_ipv4.octets());
-    answer.len = FRAME_LEN_MIN as u8; // zeros behind
-    answer
+        .put(&asker_ipv4.octets())
+        .pad();
 }
 
 /// Tells `asker` that `target_ipv6` is at `target`. Who asks from the unspecified address, to find
 /// out whether he may take `target_ipv6`, is told through the group of all nodes.
-#[must_use]
 pub fn advertisement(
-    asker: MacAddr,
-    asker_ipv6: Ipv6Addr,
-    target: MacAddr,
-    target_ipv6: Ipv6Addr,
-) -> Answer {
-    const ALL_NODES: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
+    answer: &mut Answer,
+    (asker, asker_ipv6): (MacAddr, Ipv6Addr),
+    (target, target_ipv6): (MacAddr, Ipv6Addr),
+) {
     const SOLICITED: u8 = 0x40;
     const OVERRIDE: u8 = 0x20;
-    let probe = asker_ipv6.is_unspecified();
-    let (dst_mac, dst, flags) = if probe {
-        (MacAddr([0x33, 0x33, 0, 0, 0, 1]), ALL_NODES, OVERRIDE)
+    let (dst, flags) = if asker_ipv6.is_unspecified() {
+        (ALL_NODES, OVERRIDE)
     } else {
-        (asker, asker_ipv6, SOLICITED | OVERRIDE)
+        ((asker, asker_ipv6), SOLICITED | OVERRIDE)
     };
-    let mut message = [0; 32];
-    message[0] = 136;
-    message[4] = flags;
-    message[8..24].copy_from_slice(&target_ipv6.octets());
-    message[24..26].copy_from_slice(&[2, 1]); // target link-layer address, 8 bytes
-    message[26..].copy_from_slice(&target.0);
-    let checksum = icmpv6_checksum(target_ipv6, dst, &message);
-    message[2..4].copy_from_slice(&checksum.to_be_bytes());
-
-    let mut answer = Answer::EMPTY;
     answer
-        .put(&dst_mac.0)
-        .put(&target.0)
-        .put(&[0x86, 0xdd, 0x60, 0, 0, 0, 0, message.len() as u8, 58, 255])
+        .begin_ipv6(dst, (target, target_ipv6), 58, 255)
+        .put(&[136, 0, 0, 0, flags, 0, 0, 0])
         .put(&target_ipv6.octets())
-        .put(&dst.octets())
-        .put(&message);
-    answer
+        .put(&[2, 1]) // target link-layer address, 8 bytes
+        .put(&target.0)
+        .finish_icmp6();
 }
 
-fn icmpv6_checksum(src: Ipv6Addr, dst: Ipv6Addr, message: &[u8; 32]) -> u16 {
-    let pseudo = [0, message.len() as u8, 0, 58];
-    let words = |bytes: &[u8]| -> u32 {
-        bytes.chunks_exact(2).map(|pair| u32::from(u16::from_be_bytes([pair[0], pair[1]]))).sum()
-    };
-    let sum = words(&src.octets()) + words(&dst.octets()) + words(&pseudo) + words(message);
-    let sum = (sum & 0xffff) + (sum >> 16);
-    !(((sum & 0xffff) + (sum >> 16)) as u16)
-}
+/// The group of all nodes (RFC 4291 2.7.1).
+pub(crate) const ALL_NODES: (MacAddr, Ipv6Addr) =
+    (MacAddr([0x33, 0x33, 0, 0, 0, 1]), Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1));
 
 #[cfg(test)]
 mod tests {
@@ -181,7 +115,9 @@ mod tests {
 
     #[test]
     fn an_arp_reply_is_a_padded_frame_that_another_parser_understands() {
-        let answer = arp_reply(ASKER, Ipv4Addr::UNSPECIFIED, TARGET, Ipv4Addr::new(10, 77, 0, 11));
+        let mut answer = Answer::default();
+        let target = (TARGET, Ipv4Addr::new(10, 77, 0, 11));
+        arp_reply(&mut answer, (ASKER, Ipv4Addr::UNSPECIFIED), target);
         assert_eq!(answer.len(), 60);
         assert_eq!(answer[..12], [ASKER.0, TARGET.0].concat());
         assert!(answer[42..].iter().all(|byte| *byte == 0));
@@ -199,7 +135,8 @@ mod tests {
     fn an_advertisement_has_a_checksum_that_another_parser_confirms() {
         let target: Ipv6Addr = "fd00::b".parse().unwrap();
         for (asker, dst, flags) in [("fd00::a", "fd00::a", 0x60), ("::", "ff02::1", 0x20)] {
-            let answer = advertisement(ASKER, asker.parse().unwrap(), TARGET, target);
+            let mut answer = Answer::default();
+            advertisement(&mut answer, (ASKER, asker.parse().unwrap()), (TARGET, target));
             assert_eq!(answer.len(), 86);
             let packet = SlicedPacket::from_ethernet(&answer).unwrap();
             let Some(NetSlice::Ipv6(ip)) = packet.net else { panic!("no IPv6") };

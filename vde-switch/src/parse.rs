@@ -34,6 +34,8 @@ const PAYLOAD_LEN_MIN: usize = 60 - ETHERNET_HEADER_LEN;
 
 const ARP_LEN: usize = 28;
 
+const IGMP: u8 = 2;
+
 /// A well-formed frame, addresses and all.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Parsed {
@@ -87,7 +89,29 @@ pub struct Ipv4 {
     pub l4: L4,
 }
 
+/// What a station asks of the segment's own services.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Question {
+    /// Its IPv4 configuration, by a DHCP message in a whole UDP datagram right behind the header.
+    Dhcp4,
+    /// The same for IPv6.
+    Dhcp6,
+    /// How IPv6 is configured here, by a router solicitation.
+    Router,
+}
+
 impl Parsed {
+    /// Returns what the frame asks of the services, if it does; no other station gets it then.
+    #[must_use]
+    pub const fn question(&self) -> Option<Question> {
+        match self.packet {
+            Packet::Ipv4(Ipv4 { l4: L4::Dhcp, .. }) => Some(Question::Dhcp4),
+            Packet::Ipv6(Ipv6 { body: Body::L4(L4::Dhcp), .. }) => Some(Question::Dhcp6),
+            Packet::Ipv6(Ipv6 { body: Body::RouterSolicitation, .. }) => Some(Question::Router),
+            Packet::Arp(_) | Packet::Ipv4(_) | Packet::Ipv6(_) => None,
+        }
+    }
+
     /// Reads a frame; any bytes give a value or a reason, none a panic.
     ///
     /// # Errors
@@ -148,6 +172,7 @@ impl Ipv4 {
         };
         match header[0] {
             0x45 => {}
+            0x46..=0x4f if header[9] == IGMP => return Err(DropReason::Igmp),
             0x46..=0x4f => return Err(DropReason::Ipv4Options),
             0x40..0x45 => return Err(DropReason::BadHeader),
             _ => return Err(DropReason::BadVersion),

@@ -3,7 +3,8 @@
 //! # Theory of operation
 //! The same code stands at both ends: where a guest's frame enters, to protect the seller, and
 //! behind a tunnel, where the stations are those that the session's key may speak for, to protect
-//! everyone. [`Policy::check`] is [`Parsed::parse`] (what nobody may say), the length and offload
+//! everyone. Networks that the order routes over a station are that station's to speak for.
+//! [`Policy::check`] is [`Parsed::parse`] (what nobody may say), the length and offload
 //! rules, and [`Policy::admit`] (what this port may say); it changes nothing and answers the same
 //! to the same frame. Which link-local addresses a station has, and how often it may speak to
 //! groups, are the switch's to remember.
@@ -12,8 +13,9 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 
 use crate::frame::Frame;
 use crate::mac::MacAddr;
-use crate::parse::{Arp, ArpOp, Body, Ipv4, Ipv6, Nd, Packet, Parsed, is_link_local};
+use crate::parse::{Arp, ArpOp, Body, Ipv4, Ipv6, L4, Nd, Packet, Parsed, is_link_local};
 use crate::port::Learning;
+use crate::serve::Route;
 use crate::station::{Segment, Station};
 use crate::verdict::DropReason;
 use crate::vnet::{GsoType, VnetError};
@@ -24,6 +26,7 @@ pub struct Policy {
     segment: Segment,
     stations: Vec<Station>,
     learning: Learning,
+    routes: Vec<Route>,
 }
 
 impl Policy {
@@ -39,13 +42,24 @@ impl Policy {
     /// to see, which knows them all.
     #[must_use]
     pub fn with_learning(stations: &[Station], segment: Segment, learning: Learning) -> Self {
-        Self { segment, stations: stations.to_vec(), learning }
+        Self { segment, stations: stations.to_vec(), learning, routes: Vec::new() }
+    }
+
+    /// Lets packets of these networks pass as well: to them, and from them by the station that they
+    /// are behind.
+    #[must_use]
+    pub fn with_routes(self, routes: &[Route]) -> Self {
+        Self { routes: routes.to_vec(), ..self }
     }
 
     /// Returns who may speak there.
     #[must_use]
     pub fn stations(&self) -> &[Station] {
         &self.stations
+    }
+
+    pub(crate) fn set_routes(&mut self, routes: &[Route]) {
+        self.routes = routes.to_vec();
     }
 
     pub(crate) fn set_segment(&mut self, segment: Segment) {
@@ -90,16 +104,19 @@ impl Policy {
         dst_mac: MacAddr,
         packet: &Ipv4,
     ) -> Result<(), DropReason> {
-        if !self.owns_ipv4(station, packet.src) {
+        let dst = packet.dst;
+        // Who asks for an address has none yet.
+        let asks = packet.l4 == L4::Dhcp && packet.src.is_unspecified() && dst.is_broadcast();
+        let routes = station.is_some_and(|station| self.router(packet.src) == Some(station.ipv4));
+        if !(asks || routes || self.owns_ipv4(station, packet.src)) {
             return Err(DropReason::ForeignIpv4);
         }
-        let dst = packet.dst;
         let [a, b, c, d] = dst.octets();
         let expected = if dst.is_broadcast() || self.segment.is_broadcast(dst) {
             Some(MacAddr::BROADCAST)
         } else if [a, b, c] == [224, 0, 0] || a == 239 {
             Some(MacAddr([0x01, 0x00, 0x5e, b & 0x7f, c, d]))
-        } else if self.segment.contains_ipv4(dst) {
+        } else if self.segment.contains_ipv4(dst) || self.router(dst).is_some() {
             None
         } else {
             return Err(DropReason::OutsideSegment);
@@ -151,6 +168,20 @@ impl Policy {
         }
         let group = dst_mac.is_group().then_some(MacAddr::BROADCAST);
         suits(dst_mac, group)
+    }
+
+    /// Returns the station that an address beyond the segment is behind.
+    pub(crate) fn router(&self, address: Ipv4Addr) -> Option<Ipv4Addr> {
+        if self.routes.is_empty() || self.segment.contains_ipv4(address) {
+            return None;
+        }
+        let holds = |network: Ipv4Addr, prefix: u8| {
+            let host = u32::MAX.checked_shr(prefix.into()).unwrap_or(0);
+            (address.to_bits() ^ network.to_bits()) & !host == 0
+        };
+        // The longest prefix counts, as it does where packets are routed.
+        let known = self.routes.iter().filter(|(network, prefix, _)| holds(*network, *prefix));
+        known.max_by_key(|(_, prefix, _)| *prefix).map(|(.., via)| *via)
     }
 
     fn owns_ipv4(&self, station: Option<&Station>, address: Ipv4Addr) -> bool {

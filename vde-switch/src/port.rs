@@ -74,7 +74,7 @@ pub enum PortError {
     /// An uplink that learns.
     #[error("an uplink cannot learn: whoever speaks there is in the roster")]
     LearningUplink,
-    /// A group address or zero.
+    /// A group address, zero, or that of the segment's services.
     #[error("{0} cannot be a station's MAC address")]
     NotAStation(MacAddr),
     /// Another station has the MAC address.

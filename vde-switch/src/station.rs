@@ -44,6 +44,35 @@ impl Segment {
         hosts > 1 && self.contains_ipv4(address) && address.to_bits() & hosts == hosts
     }
 
+    /// Returns the subnet mask.
+    #[must_use]
+    pub const fn netmask(&self) -> Ipv4Addr {
+        Ipv4Addr::from_bits(!self.host_mask())
+    }
+
+    /// Returns the subnet's directed broadcast, its last address.
+    #[must_use]
+    pub const fn broadcast_ipv4(&self) -> Ipv4Addr {
+        Ipv4Addr::from_bits(self.ipv4.0.to_bits() | self.host_mask())
+    }
+
+    /// Returns the IPv4 address of the segment's own services, host number 1, unless that is the
+    /// broadcast address or beyond.
+    #[must_use]
+    pub const fn service_ipv4(&self) -> Option<Ipv4Addr> {
+        if self.host_mask() > 1 {
+            Some(Ipv4Addr::from_bits(self.ipv4.0.to_bits() & !self.host_mask() | 1))
+        } else {
+            None
+        }
+    }
+
+    /// Returns the IPv6 address of the segment's own services, the prefix's first but one.
+    #[must_use]
+    pub const fn service_ipv6(&self) -> Ipv6Addr {
+        Ipv6Addr::from_bits(self.ipv6.0.to_bits() | 1)
+    }
+
     const fn host_mask(&self) -> u32 {
         match u32::MAX.checked_shr(self.ipv4.1 as u32) {
             Some(hosts) => hosts,

@@ -13,40 +13,45 @@
 //! ([`HandsOn::Yes`]) and is judged by the rules, and counted against the limits, of the member
 //! whose MAC address it bears; a station's own frame that comes back is dropped by name.
 //!
+//! What a station asks of the segment's services ([`crate::serve`]) is answered at its own port or
+//! dropped there; it is never forwarded.
+//!
 //! # Limits
 //! [`PORTS_MAX`] ports, [`STATIONS_MAX`] stations each; the limits of [`crate::fdb`],
 //! [`crate::flood`] and [`crate::link_local`]. Left out: VLANs and spanning trees (one switch
 //! serves one segment, which has no loops), bandwidth limits, queues.
 
+use crate::answer::Answer;
 use crate::counters::{Counters, PortCounters};
 use crate::fdb::Fdb;
-use crate::flood::{ANSWER_RATE, Bucket, GROUP_RATE};
+use crate::flood::{ANSWER_RATE, Bucket, GROUP_RATE, SERVICE_RATE};
 use crate::frame::Frame;
 use crate::link_local::LinkLocals;
-use crate::mac::MacAddr;
-use crate::neighbour::{Answer, Neighbours};
+use crate::mac::{MacAddr, SERVICE_MAC};
+use crate::neighbour::Neighbours;
 use crate::policy::Policy;
 use crate::port::{
     HandsOn, Learning, PORTS_MAX, PortConfig, PortError, PortId, PortKind, STATIONS_MAX,
 };
+use crate::serve::{GuestConfig, GuestError, ROUTES_MAX, Route};
 use crate::station::{Segment, Station};
 use crate::time::Instant;
 use crate::verdict::{FloodTo, Verdict};
 
 mod way;
 
-use way::Way;
-
 /// One segment's switch.
 #[derive(Clone, Debug)]
 pub struct Switch {
     segment: Segment,
+    routes: Vec<Route>,
     /// By [`PortId`].
     ports: Vec<Option<Port>>,
     fdb: Fdb,
     neighbours: Neighbours,
     link_locals: LinkLocals,
     counters: Counters,
+    answer: Answer,
 }
 
 #[derive(Clone, Debug)]
@@ -57,6 +62,9 @@ struct Port {
     policy: Policy,
     groups: Bucket,
     answers: Bucket,
+    services: Bucket,
+    /// What its guest is told if it asks; without it nobody answers.
+    guest: Option<GuestConfig>,
     counters: PortCounters,
 }
 
@@ -66,11 +74,13 @@ impl Switch {
     pub fn new(segment: Segment) -> Self {
         Self {
             segment,
+            routes: Vec::new(),
             ports: Vec::new(),
             fdb: Fdb::default(),
             neighbours: Neighbours::default(),
             link_locals: LinkLocals::default(),
             counters: Counters::default(),
+            answer: Answer::default(),
         }
     }
 
@@ -79,6 +89,15 @@ impl Switch {
         self.segment = segment;
         for port in self.ports.iter_mut().flatten() {
             port.policy.set_segment(segment);
+        }
+    }
+
+    /// Changes which networks are behind which stations; at most [`ROUTES_MAX`], the rest is not
+    /// looked at.
+    pub fn set_routes(&mut self, routes: &[Route]) {
+        self.routes = routes.iter().copied().take(ROUTES_MAX).collect();
+        for port in self.ports.iter_mut().flatten() {
+            port.policy.set_routes(&self.routes);
         }
     }
 
@@ -101,6 +120,7 @@ impl Switch {
             self.link_locals.reserve(station.mac);
         }
         let policy = Policy::with_learning(&stations, self.segment, learning);
+        let policy = policy.with_routes(&self.routes);
         let port = match old {
             Some(old) => Port { kind, learning, hands_on, policy, ..old },
             None => Port {
@@ -110,6 +130,8 @@ impl Switch {
                 policy,
                 groups: Bucket::new(GROUP_RATE),
                 answers: Bucket::new(ANSWER_RATE),
+                services: Bucket::new(SERVICE_RATE),
+                guest: None,
                 counters: PortCounters::default(),
             },
         };
@@ -118,6 +140,19 @@ impl Switch {
             self.ports.resize_with(index + 1, || None);
         }
         self.ports[index] = Some(port);
+        Ok(())
+    }
+
+    /// Configures what the stations of an attachment are told when they ask; from then on DHCP and
+    /// router solicitations are answered there, and the services' addresses are. A port that is set
+    /// again goes on being served.
+    ///
+    /// # Errors
+    /// [`GuestError`]; nothing changed then.
+    pub fn serve(&mut self, id: PortId, guest: GuestConfig) -> Result<(), GuestError> {
+        guest.check()?;
+        let port = self.port_mut(id).filter(|port| port.kind == PortKind::Attachment);
+        port.ok_or(GuestError::NoGuest)?.guest = Some(guest);
         Ok(())
     }
 
@@ -130,18 +165,18 @@ impl Switch {
 
     /// Judges a frame that came in by a port. This is the data path; `way` has its steps.
     pub fn forward(&mut self, ingress: PortId, frame: Frame<'_>, now: Instant) -> Verdict {
-        let mut answer = Answer::EMPTY;
-        let verdict = match self.judge(ingress, &frame, &mut answer, now) {
-            Ok(Way::Forward(port)) => Verdict::Forward(port),
-            Ok(Way::Flood(to)) => Verdict::Flood(to),
-            Ok(Way::Answer) => Verdict::Answer(answer),
-            Err(reason) => Verdict::Drop(reason),
-        };
+        let verdict = self.judge(ingress, &frame, now).unwrap_or_else(Verdict::Drop);
         self.counters.count(&verdict);
         if let Some(port) = self.port_mut(ingress) {
             port.counters.count(&verdict, frame.bytes.len());
         }
         verdict
+    }
+
+    /// Returns the frame that the last [`Verdict::Answer`] gives back, until the next frame.
+    #[must_use]
+    pub fn answer(&self) -> &[u8] {
+        &self.answer
     }
 
     /// Returns the ports that a flooded frame is to leave by, uplinks not if it came by one.
@@ -227,7 +262,7 @@ impl Switch {
         for (index, station) in config.stations.iter().enumerate() {
             let earlier = &config.stations[..index];
             let Station { mac, ipv4, ipv6 } = *station;
-            if !mac.is_station() {
+            if !mac.is_station() || mac == SERVICE_MAC {
                 return Err(PortError::NotAStation(mac));
             }
             let twice = earlier.iter().any(|other| other.mac == mac);

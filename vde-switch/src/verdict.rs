@@ -2,7 +2,6 @@
 
 use std::fmt;
 
-use crate::neighbour::Answer;
 use crate::port::PortId;
 
 /// The switch's answer to one frame.
@@ -12,8 +11,9 @@ pub enum Verdict {
     Forward(PortId),
     /// Give a copy to each of [`Switch::flood_ports`](crate::switch::Switch::flood_ports).
     Flood(FloodTo),
-    /// Give this frame, which has no virtio-net header of note, back to the port it came from.
-    Answer(Answer),
+    /// Give [`Switch::answer`](crate::switch::Switch::answer), which has no virtio-net header of
+    /// note, back to the port that this frame came from.
+    Answer,
     /// Forget it.
     Drop(DropReason),
 }
@@ -83,14 +83,18 @@ drop_reasons! {
     BadTcp "bad-tcp" "The TCP header has a false data offset, or SYN and FIN."
     BadUdp "bad-udp" "The UDP length is less than 8 or more than the packet."
     BadNd "bad-nd" "The neighbour discovery message breaks RFC 4861."
+    BadDhcp "bad-dhcp" "The DHCP message lies about a length or lacks what it must say."
     // What no station may say.
     DhcpServer "dhcp-server" "A station plays DHCP server."
-    DhcpClient "dhcp-client" "A station asks for DHCP, which nobody serves on this segment yet."
+    DhcpClient "dhcp-client" "A station asks for DHCP where nobody serves it."
+    ForeignDhcp "foreign-dhcp" "The DHCP message is in the name of another station."
+    OtherDhcpServer "other-dhcp-server" "The DHCP message is for another server than ours."
     RouterAdvertisement "router-advertisement" "A station plays IPv6 router."
-    RouterSolicitation "router-solicitation" "A station asks for a router; this segment has none."
+    RouterSolicitation "router-solicitation" "A station asks for a router where nobody serves it."
     Redirect "redirect" "A station redirects others by ICMP."
     IcmpConfig "icmp-config" "An ICMP message of router discovery or address masks."
     Mld "mld" "A multicast listener report, which nobody needs here."
+    Igmp "igmp" "A multicast group report, which nobody needs here."
     // What this station may not say.
     ForeignMac "foreign-mac" "The source MAC address is not one of the port's stations."
     ForeignIpv4 "foreign-ipv4" "The IPv4 source is not the station's address."
@@ -102,6 +106,7 @@ drop_reasons! {
     OutsideSegment "outside-segment" "The IP destination or ARP target is not on the segment."
     MacMismatch "mac-mismatch" "The destination MAC address does not suit the IP destination."
     // What needs no carrying.
+    DhcpNotice "dhcp-notice" "A station gives up or declines its address, which stays granted."
     OwnAddress "own-address" "A station asks after its own address; silence says it is free."
     NoSuchStation "no-such-station" "A station asks for an address that nobody has."
     Unsolicited "unsolicited" "An announcement; the addresses come from the roster."
@@ -115,6 +120,7 @@ drop_reasons! {
     BroadcastOff "broadcast-off" "The order does not carry group frames."
     GroupRate "group-rate" "The port sends too many group frames."
     AnswerRate "answer-rate" "The port asks for too many neighbours."
+    ServiceRate "service-rate" "The port asks too often for its configuration."
 }
 
 impl DropReason {

@@ -7,6 +7,7 @@ use vde_switch::frame::Frame;
 use vde_switch::fuzz::{SEGMENT, STATION};
 use vde_switch::mac::MacAddr;
 use vde_switch::port::{HandsOn, Learning, PortConfig, PortId, PortKind};
+use vde_switch::serve::GuestConfig;
 use vde_switch::station::{Broadcast, Segment, Station};
 use vde_switch::switch::Switch;
 use vde_switch::time::Instant;
@@ -47,6 +48,7 @@ fn config(port: u16) -> PortConfig {
 fn switch() -> Switch {
     let mut switch = Switch::new(SEGMENT);
     (0..5).for_each(|port| switch.set_port(PortId(port), config(port)).unwrap());
+    switch.serve(PortId(1), GuestConfig::default()).unwrap(); // and port 2 is not
     switch
 }
 
@@ -131,6 +133,7 @@ proptest! {
                 }
             };
             let row = &rows[row % rows.len()];
+            let asks = row.name.starts_with("asks");
             let mut bytes = spoken_by(speaker, row.frame.clone());
             if let Some((at, bit)) = flip {
                 bytes.iter_mut().skip(at).take(1).for_each(|byte| *byte ^= 1 << bit);
@@ -142,6 +145,9 @@ proptest! {
                 switch.forward(from, Frame { hdr, bytes: &bytes }, Instant::from_nanos(now));
             sent += 1;
             assert_conserved(&switch, sent);
+            // A question to the services stays where it is asked, unless it is none any more.
+            let stays = matches!(verdict, Verdict::Answer | Verdict::Drop(_));
+            prop_assert!(!asks || flip.is_some() || stays, "{}: {verdict:?}", row.name);
             let out: Vec<(PortId, PortKind)> = match verdict {
                 Verdict::Forward(port) => {
                     let kind = config(port.0).kind;
@@ -154,9 +160,12 @@ proptest! {
                     prop_assert!(bytes[0] & 1 == 1);
                     switch.flood_ports(from, to).collect()
                 }
-                Verdict::Answer(answer) => {
-                    prop_assert_eq!(from.0 & 4, 0);
+                Verdict::Answer => {
+                    prop_assert!(matches!(from.0, 1 | 2), "an answer to an uplink");
+                    let answer = switch.answer();
                     prop_assert_ne!(&answer[6..12], &bytes[6..12]);
+                    let told = MacAddr(answer[..6].try_into().unwrap());
+                    prop_assert!(told.is_group() || told.0 == bytes[6..12]);
                     vec![(from, PortKind::Attachment)]
                 }
                 Verdict::Drop(_) => continue,
@@ -171,7 +180,7 @@ proptest! {
             for (port, kind) in out {
                 prop_assert_eq!(kind == PortKind::Uplink, uplink(port));
                 prop_assert!(!(uplink(from) && uplink(port)), "from {from} to {port}");
-                prop_assert!(port != from || matches!(verdict, Verdict::Answer(_)));
+                prop_assert!(port != from || matches!(verdict, Verdict::Answer));
             }
         }
     }

@@ -1,4 +1,4 @@
-//! Stored inputs of the fuzz targets `port_policy` and `vnet_hdr`, replayed.
+//! Stored inputs of the fuzz targets `port_policy`, `vnet_hdr`, `dhcp4` and `dhcp6`, replayed.
 
 #![allow(clippy::unwrap_used, reason = "a failed arrangement fails the test")]
 
@@ -27,11 +27,12 @@ fn inputs(target: &str) -> Vec<(String, Vec<u8>)> {
     inputs
 }
 
-/// Inputs whose names say so are legal; those named by a row of the catalogue (`F01` to `F31`) are
-/// not; the rest was found by fuzzing and needs only to agree with the oracle.
+/// Inputs whose names say so are legal; those that say they are refused, or are named by a row of
+/// the catalogue (`F01` to `F31`), are not; the rest was found by fuzzing and needs only to agree with the oracle.
 fn agrees(name: &str, passes: bool) {
     assert!(!name.starts_with("legal") || passes, "{name} is refused");
-    assert!(!name.starts_with('F') || !passes, "{name} passes");
+    let refused = name.starts_with('F') || name.starts_with("refused");
+    assert!(!refused || !passes, "{name} passes");
 }
 
 #[test]
@@ -40,6 +41,16 @@ fn the_port_policy_judges_stored_frames_as_named() {
         let passes = fuzz::port_policy(&frame).is_ok();
         agrees(&name, passes);
         assert_eq!(passes, oracle::admits(&frame, &[0; 12], &[STATION], &SEGMENT), "{name}");
+    }
+}
+
+#[test]
+fn questions_are_answered_as_named() {
+    for (name, message) in inputs("dhcp4") {
+        agrees(&name, fuzz::dhcp4(&message));
+    }
+    for (name, message) in inputs("dhcp6") {
+        agrees(&name, fuzz::dhcp6(&message));
     }
 }
 

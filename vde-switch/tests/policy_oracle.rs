@@ -98,9 +98,11 @@ fn both_ends_of_a_tunnel_refuse_the_same_frames() {
 /// A legal frame gets where it should, or is one of those that need no carrying.
 fn carried_or_answered(verdict: Verdict, kind: PortKind) -> bool {
     match verdict {
+        // Nobody is served here.
+        Verdict::Drop(DropReason::DhcpClient | DropReason::RouterSolicitation) => true,
         Verdict::Forward(port) => port == PortId(1),
         Verdict::Flood(_) => true,
-        Verdict::Answer(_) => kind == PortKind::Attachment,
+        Verdict::Answer => kind == PortKind::Attachment,
         Verdict::Drop(reason) => match kind {
             PortKind::Attachment => {
                 [DropReason::OwnAddress, DropReason::Unsolicited].contains(&reason)

@@ -8,6 +8,7 @@
 use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
+pub use vde_switch::serve::{GuestConfig, Route};
 use vde_switch::station::{Segment, Station};
 
 /// Largest encoded message, in bytes: a datagram of a local socket stays below its default buffer.
@@ -128,6 +129,16 @@ pub enum Command {
         /// From now on.
         limits: Limits,
     },
+    /// What a local port's guest is told when it asks for its configuration; kept for a port that
+    /// is not plugged in yet, or is plugged in again.
+    Serve {
+        /// Which.
+        port: LocalPort,
+        /// Beside its addresses and the segment's options.
+        guest: GuestConfig,
+    },
+    /// Which networks are behind which stations; replaces those that were set before.
+    SetRoutes(Vec<Route>),
 }
 
 /// How datagrams reach a member.
@@ -229,4 +240,10 @@ pub struct PortStats {
     pub out_bytes: u64,
     /// Frames from it that were dropped.
     pub dropped: u64,
+    /// Leases of its IPv4 address confirmed by DHCP, renewals among them.
+    pub dhcp4_leases: u64,
+    /// The same of its IPv6 address.
+    pub dhcp6_leases: u64,
+    /// Router advertisements given to it.
+    pub router_adverts: u64,
 }

@@ -321,7 +321,7 @@ impl Inbound {
                 }
                 Behind::Member(_) => self.common.drops.add(DropReason::NoMember, 1),
             },
-            (Verdict::Forward(_) | Verdict::Answer(_), Some(_)) => {
+            (Verdict::Forward(_) | Verdict::Answer, Some(_)) => {
                 self.common.drops.add(DropReason::BadGroup, 1);
             }
             (Verdict::Flood(to), served) => {
@@ -335,7 +335,7 @@ impl Inbound {
                     self.hand_on_group(peer.slot, frame, served, now, io);
                 }
             }
-            (Verdict::Answer(_), None) => {} // counted by the switch; nobody here asked
+            (Verdict::Answer, None) => {} // counted by the switch; nobody here asked
             (Verdict::Drop(_), _) => peer.inbound.drop_one(),
         }
     }
@@ -399,7 +399,7 @@ impl Inbound {
                     self.finish_join(io);
                 }
             }
-            Verdict::Flood(_) | Verdict::Answer(_) => {
+            Verdict::Flood(_) | Verdict::Answer => {
                 self.common.drops.add(DropReason::BadSegment, 1);
             }
             Verdict::Drop(_) => peer.inbound.drop_one(),

@@ -31,7 +31,7 @@ use vde_switch::time::Instant;
 
 pub use self::told::GatewayPlane;
 use self::told::Told;
-use crate::control::{AddressTrust, Command, Life, Member, Slot};
+use crate::control::{AddressTrust, Command, GuestConfig, Life, Member, Slot};
 use crate::dial::DialRules;
 use crate::envelope::{EnvelopeError, Signed};
 use crate::grant::{Expected, Grant, GrantError};
@@ -370,7 +370,13 @@ impl Membership {
             };
             members.insert(*slot, member);
         }
-        self.told.tell(config.segment, grant.limits, members)
+        let guest = GuestConfig {
+            hostname: grant.name.to_string(),
+            domain: config.domain(),
+            dns: config.dns.clone(),
+            routes: config.routes.clone(),
+        };
+        self.told.tell(config.segment, &config.routes, grant.limits, Some(guest), members)
     }
 }
 

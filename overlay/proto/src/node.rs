@@ -9,15 +9,17 @@
 //! # Limits
 //! [`MEMBERS_MAX`](crate::control::MEMBERS_MAX) members, [`LOCAL_PORTS_MAX`] attachments.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use vde_switch::port::{HandsOn, Learning, PortConfig, PortKind};
+use vde_switch::serve::GuestError;
 use vde_switch::station::{Broadcast, Segment, Station};
 use vde_switch::switch::Switch;
 use vde_switch::time::Instant;
 
 use crate::control::{
-    Command, Event, Limits, LocalPort, Member, MemberStats, PortStats, Slot, Stats,
+    Command, Event, GuestConfig, Limits, LocalPort, Member, MemberStats, PortStats, Slot, Stats,
 };
 use crate::drop::DropReason;
 use crate::inbound::Inbound;
@@ -43,6 +45,8 @@ struct Members {
     peers: Peers,
     generation: u32,
     ports: Vec<LocalPort>,
+    /// What guests are told, at most [`LOCAL_PORTS_MAX`].
+    guests: BTreeMap<LocalPort, GuestConfig>,
 }
 
 /// Why a command changes nothing.
@@ -57,6 +61,9 @@ pub enum Refused {
     /// A slot out of range, this node's own, or a key that belongs to another slot.
     #[error("slot {0} cannot be a member here")]
     Slot(u16),
+    /// A guest cannot be told so.
+    #[error("port {0}: {1}")]
+    Guest(u16, GuestError),
     /// The switch does not take its stations.
     #[error("slot or port {0}: {1}")]
     Stations(u16, vde_switch::port::PortError),
@@ -139,6 +146,11 @@ impl Node {
                 self.outbound().set_limits(port, limits, now);
             }
             Command::DetachPort(port) => self.detach(port),
+            Command::SetRoutes(routes) => {
+                self.outbound().switch.set_routes(&routes);
+                self.inbound().switch.set_routes(&routes);
+            }
+            Command::Serve { port, guest } => return self.serve(port, guest),
             Command::SetMember(member) => return self.set_member(member, now),
             Command::RemoveMember(slot) => self.remove_member(slot),
             // What is due while the lease is suspended is done once it lives again.
@@ -185,7 +197,27 @@ impl Node {
         if !members.ports.contains(&port) {
             members.ports.push(port);
         }
-        Ok(())
+        match members.guests.get(&port).cloned() {
+            Some(guest) => self.tell_guest(port, guest),
+            None => Ok(()),
+        }
+    }
+
+    fn serve(&self, port: LocalPort, guest: GuestConfig) -> Result<(), Refused> {
+        if port.0 >= LOCAL_PORTS_MAX {
+            return Err(Refused::Port(port.0));
+        }
+        guest.check().map_err(|error| Refused::Guest(port.0, error))?;
+        let mut members = lock(&self.members);
+        members.guests.insert(port, guest.clone());
+        if members.ports.contains(&port) { self.tell_guest(port, guest) } else { Ok(()) }
+    }
+
+    /// The inbound half's switch is never asked: guests speak to the other.
+    fn tell_guest(&self, port: LocalPort, guest: GuestConfig) -> Result<(), Refused> {
+        let id = Behind::Local(port).port_id();
+        let told = self.outbound().switch.serve(id, guest);
+        told.map_err(|error| Refused::Guest(port.0, error))
     }
 
     /// Unplugs a local port.
@@ -305,6 +337,9 @@ impl Node {
                 out_frames: 0,
                 out_bytes: 0,
                 dropped: counters.dropped,
+                dhcp4_leases: counters.dhcp4_leases,
+                dhcp6_leases: counters.dhcp6_leases,
+                router_adverts: counters.router_adverts,
             }
         };
         let ports = ports.iter().map(port).collect();

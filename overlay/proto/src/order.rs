@@ -3,11 +3,15 @@
 //! An [`Order`] never changes, so its id is a name for ever. Everything that may change is in the
 //! [`Config`], signed by the same key, with a version that only grows.
 
+mod guests;
+
 use std::fmt;
+use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 use vde_switch::station::{Segment, Station};
 
+pub use self::guests::*;
 use crate::addressing::{PREFIX_V4_MAX, PREFIX_V4_MIN, Subnet};
 use crate::envelope::{Document, Kind, Signed, encode};
 use crate::identity::{self, NodeId};
@@ -93,6 +97,10 @@ pub struct Config {
     pub relays: Vec<DialAddr>,
     /// How long grants of this order live, in seconds.
     pub life_s: u16,
+    /// Whom guests are to ask for names, best first; at most [`DNS_MAX`], all on the segment.
+    pub dns: Vec<IpAddr>,
+    /// Networks behind stations of the segment, at most [`ROUTES_MAX`].
+    pub routes: Vec<Route>,
 }
 
 impl Document for Config {
@@ -100,6 +108,12 @@ impl Document for Config {
 }
 
 impl Config {
+    /// Returns the domain that the order's guests are in.
+    #[must_use]
+    pub fn domain(&self) -> String {
+        format!("{}.internal", self.name)
+    }
+
     /// Says whether a signed config is this buyer's, for this order, and makes sense.
     ///
     /// # Errors
@@ -137,6 +151,7 @@ impl Config {
         if !(1..=crate::grant::LIFE_MAX_S).contains(&config.life_s) {
             return Err(ConfigError::Life(config.life_s));
         }
+        check_guests(&config.segment, &config.dns, &config.routes)?;
         Ok(())
     }
 }
@@ -162,4 +177,7 @@ pub enum ConfigError {
     /// Grants that live too long or not at all.
     #[error("the config lets grants live {0} s")]
     Life(u16),
+    /// What guests cannot be told.
+    #[error("the config is of no use to guests: {0}")]
+    Guests(#[from] GuestsError),
 }

@@ -95,8 +95,8 @@ impl Outbound {
                 Behind::Local(port) => deliver(port, frame, &self.common, io),
             },
             Verdict::Flood(to) => self.flood(port, frame, to, now, io),
-            Verdict::Answer(answer) => {
-                let answer = Frame { hdr: VnetHdr::default(), bytes: &answer };
+            Verdict::Answer => {
+                let answer = Frame { hdr: VnetHdr::default(), bytes: self.switch.answer() };
                 deliver(port, answer, &self.common, io);
             }
             Verdict::Drop(_) => {} // counted by the switch, by its reason

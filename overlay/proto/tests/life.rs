@@ -231,7 +231,7 @@ fn options_reach_members_with_a_new_config_and_limits_with_the_grant_that_it_ask
 
     let limits = Limits { bytes_per_s: 12_500_000, frames_per_s: 0 };
     let (mtu, broadcast) = (Some(1400), Some(Broadcast::Off));
-    let options = Options { mtu, broadcast, limits: Some(limits), life_s: None };
+    let options = Options { mtu, broadcast, limits: Some(limits), ..Options::default() };
     let version = book.order_record().config_version;
     assert_eq!(book.set(&options).unwrap().len(), 1);
     assert_eq!(book.order_record().config_version, version + 1);
@@ -258,6 +258,69 @@ fn options_reach_members_with_a_new_config_and_limits_with_the_grant_that_it_ask
     plane.sync(&book, &rules());
     book.set(&Options { mtu: Some(9000), ..Options::default() }).unwrap();
     assert_eq!(plane.sync(&book, &rules())[0], Command::SetSegment(book.order_record().segment()));
+}
+
+#[test]
+fn what_guests_are_told_changes_with_the_order_and_makes_sense() {
+    let mut book = registry();
+    let ticket = invite(&mut book, 1);
+    let mut a = member(&ticket, 1);
+    join(&mut book, &mut a, 1);
+    let mut plane = GatewayPlane::default();
+    plane.sync(&book, &rules());
+    let mut seen = Seen::new(a.view().version().unwrap());
+    book.news(&mut seen);
+    let route = |net: [u8; 4], prefix, via: [u8; 4]| (net.into(), prefix, via.into());
+    let dns = vec![station(0).ipv4.into(), station(0).ipv6.into()];
+    let routes = vec![route([192, 168, 9, 0], 24, [10, 77, 0, 2])];
+    let options =
+        Options { dns: Some(dns.clone()), routes: Some(routes.clone()), ..Options::default() };
+    book.set(&options).unwrap();
+    let news = book.news(&mut seen);
+    let told = a.handle_message(news[0].clone(), at(2)).unwrap();
+    let [Command::SetRoutes(set), Command::Serve { port: LocalPort::GUEST, guest }] = &told[..]
+    else {
+        panic!("{told:?}")
+    };
+    assert_eq!((set, &guest.dns, &guest.routes), (&routes, &dns, &routes));
+    assert_eq!(plane.sync(&book, &rules()), [Command::SetRoutes(routes.clone())]);
+    guest.check().unwrap();
+
+    let mtu = Options { mtu: Some(1400), ..Options::default() };
+    book.set(&mtu).unwrap();
+    assert_eq!(book.order_record().dns, dns, "another option took it away");
+    let before = book.order_record().clone();
+    let mut refuse = |dns: Option<Vec<std::net::IpAddr>>, routes: Option<_>, words: &str| {
+        let error = book.set(&Options { dns, routes, ..Options::default() }).unwrap_err();
+        assert!(error.to_string().contains(words), "{error}");
+        assert_eq!(book.order_record(), &before);
+    };
+    refuse(Some(vec![[8, 8, 8, 8].into()]), None, "8.8.8.8 is not on the segment");
+    refuse(Some(vec!["fd99::1".parse().unwrap()]), None, "fd99::1 is not on the segment");
+    refuse(Some(vec![[10, 77, 0, 255].into()]), None, "10.77.0.255 is not on the segment");
+    refuse(Some(vec![dns[0]; 5]), None, "5 DNS servers are more than 4");
+    for (bad, words) in [
+        (route([0; 4], 0, [10, 77, 0, 2]), "a route to 0.0.0.0/0 cannot be"),
+        (route([128, 0, 0, 0], 1, [10, 77, 0, 2]), "a route to 128.0.0.0/1 cannot be"),
+        (route([192, 168, 9, 1], 24, [10, 77, 0, 2]), "a route to 192.168.9.1/24 cannot be"),
+        (route([192, 168, 9, 0], 33, [10, 77, 0, 2]), "a route to 192.168.9.0/33 cannot be"),
+        (route([127, 0, 0, 0], 8, [10, 77, 0, 2]), "a route to 127.0.0.0/8 cannot be"),
+        (route([10, 77, 0, 0], 25, [10, 77, 0, 2]), "overlaps the segment 10.77.0.0/24"),
+        (route([10, 0, 0, 0], 8, [10, 77, 0, 2]), "overlaps the segment 10.77.0.0/24"),
+        (route([192, 168, 9, 0], 24, [192, 168, 9, 1]), "via 192.168.9.1 leads nowhere"),
+    ] {
+        refuse(None, Some(vec![bad]), words);
+    }
+    refuse(None, Some(vec![routes[0]; 9]), "9 routes are more than 8");
+    let none = Options { dns: Some(vec![]), routes: Some(vec![]), ..Options::default() };
+    book.set(&none).unwrap();
+    assert_eq!(plane.sync(&book, &rules()).last(), Some(&Command::SetRoutes(vec![])));
+
+    // A config that says so all the same is not followed.
+    let bad = overlay_proto::order::Config { dns: vec![[8, 8, 8, 8].into()], ..config() };
+    let signed = Signed::seal(&buyer(), bad);
+    let error = overlay_proto::order::Config::check(&signed, order().id(), buyer().id());
+    assert!(matches!(error, Err(overlay_proto::order::ConfigError::Guests(_))), "{error:?}");
 }
 
 #[test]

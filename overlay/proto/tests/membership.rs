@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 
 use common::book::*;
 use common::*;
-use overlay_proto::control::{AddressTrust, Command, Life, Slot};
+use overlay_proto::control::{AddressTrust, Command, Life, LocalPort, Slot};
 use overlay_proto::membership::{GatewayPlane, Membership, SellerHost};
 use overlay_proto::messages::{JoinReply, JoinRequest, RefuseReason, ToGateway, Welcome};
 use overlay_proto::order::Order;
@@ -26,7 +26,9 @@ fn a_member_is_told_the_segment_the_gateway_and_each_other() {
     let gateway = set_members(&told)[0];
     assert_eq!((gateway.slot, gateway.trust), (Slot::GATEWAY, AddressTrust::Given));
     assert_eq!(gateway.stations, [station(0)]);
-    assert_eq!(told[3..], [Command::Connect(Slot::GATEWAY)]);
+    let Command::Serve { port: LocalPort::GUEST, guest } = &told[2] else { panic!("{told:?}") };
+    assert_eq!((&guest.hostname[..], &guest.domain[..]), ("g1", "farm.internal"));
+    assert_eq!(told[4..], [Command::Connect(Slot::GATEWAY)]);
     assert_eq!(a.grant().unwrap().station, station(1));
 
     let at: SocketAddr = "44.128.3.2:7770".parse().unwrap();

@@ -7,7 +7,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use overlay_proto::control::{
-    AddressTrust, Command, Event, Life, Limits, LocalPort, Member, PathKind, Slot, Stats,
+    AddressTrust, Command, Event, GuestConfig, Life, Limits, LocalPort, Member, PathKind, Slot,
+    Stats,
 };
 use overlay_proto::node::Node;
 use overlay_proto::path::Via;
@@ -22,6 +23,13 @@ use vde_switch::time::Instant;
 use vde_switch::vnet::VnetHdr;
 
 const PORT: LocalPort = LocalPort(0);
+
+const SEGMENT: Segment = Segment {
+    ipv4: (Ipv4Addr::new(10, 77, 0, 0), 24),
+    ipv6: (Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 0), 64),
+    mtu: 1500,
+    broadcast: Broadcast::On,
+};
 
 struct Host {
     node: Node,
@@ -80,12 +88,6 @@ const HOST_NUMBERS: [u8; 3] = [2, 10, 11];
 impl Net {
     fn new() -> Self {
         let now = Instant::from_nanos(1 << 45);
-        let segment = Segment {
-            ipv4: (Ipv4Addr::new(10, 77, 0, 0), 24),
-            ipv6: (Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 0), 64),
-            mtu: 1500,
-            broadcast: Broadcast::On,
-        };
         let hosts = (0..3_u16).map(|slot| Host {
             node: Node::new(Slot(slot), Arc::new(WireGuardCarrier::new(secret(slot))), now),
             address: address(slot as u8 + 1),
@@ -101,7 +103,7 @@ impl Net {
         for slot in 0..3_u16 {
             let at = usize::from(slot);
             net.command(slot, Command::Live(Life::Unlimited));
-            net.command(slot, Command::SetSegment(segment));
+            net.command(slot, Command::SetSegment(SEGMENT));
             let stations = vec![station(HOST_NUMBERS[at])];
             net.command(slot, Command::AttachPort { port: PORT, stations, limits: Limits::NONE });
             for other in (0..3_u16).filter(|other| *other != slot) {
@@ -258,6 +260,54 @@ fn a_frame_larger_than_the_path_arrives_whole() {
     }
     let too_large = net.carried.iter().filter(|(.., bytes)| bytes.len() > 1472);
     assert_eq!(too_large.count(), 0, "a datagram did not fit a wire of 1500 bytes");
+}
+
+#[test]
+fn a_jumbo_frame_arrives_whole_over_a_wire_of_1500_bytes() {
+    let mut net = Net::new();
+    for slot in 0..3 {
+        net.command(slot, Command::SetSegment(Segment { mtu: 9000, ..SEGMENT }));
+    }
+    net.join_sellers();
+    let frame = udp(10, 2, 9000 - 28);
+    assert_eq!(frame.len(), 9014);
+    net.send(1, &frame);
+    assert_eq!(net.heard(0), [frame]);
+    net.send(1, &udp(10, 2, 9001 - 28));
+    assert!(net.heard(0).is_empty(), "a frame beyond the order's MTU");
+    assert!(net.carried.iter().all(|(.., bytes)| bytes.len() <= 1472));
+}
+
+#[test]
+fn a_guest_is_served_whether_it_is_plugged_in_before_or_after() {
+    let mut net = Net::new();
+    net.join_sellers();
+    let mut solicitation = [[0x33, 0x33, 0, 0, 0, 2], station(10).mac.0].concat();
+    solicitation.extend([0x86, 0xdd, 0x60, 0, 0, 0, 0, 8, 58, 255]);
+    solicitation.extend([0; 16]);
+    solicitation.extend(Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 2).octets());
+    solicitation.extend([133, 0, 0, 0, 0, 0, 0, 0]);
+    net.send(1, &solicitation);
+    assert!(net.heard(1).is_empty(), "nobody serves yet");
+    let serve = |port| Command::Serve { port, guest: GuestConfig::default() };
+    net.command(1, serve(PORT));
+    net.send(1, &solicitation);
+    assert_eq!(net.heard(1).len(), 1);
+    // Unplugged and plugged in again, it is served as before.
+    net.command(1, Command::DetachPort(PORT));
+    let (stations, limits) = (vec![station(10)], Limits::NONE);
+    net.command(1, Command::AttachPort { port: PORT, stations, limits });
+    net.send(1, &solicitation);
+    assert_eq!(net.heard(1).len(), 1);
+    assert_eq!(net.stats(1).ports[0].router_adverts, 1);
+    assert!((0..3).filter(|slot| *slot != 1).all(|slot| net.heard(slot).is_empty()));
+
+    let Host { node, address, tap } = &mut net.hosts[1];
+    let mut hands = Hands { from: *address, tap, wire: &mut net.wire };
+    let mut refused = |command| node.handle_command(command, net.now, &mut hands).is_err();
+    assert!(refused(serve(LocalPort(64))));
+    let guest = GuestConfig { hostname: "no name".to_owned(), ..GuestConfig::default() };
+    assert!(refused(Command::Serve { port: PORT, guest }));
 }
 
 #[test]

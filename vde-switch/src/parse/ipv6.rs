@@ -32,7 +32,7 @@ const OPTION_TARGET_LINK: u8 = 2;
 /// An IPv6 packet or fragment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ipv6 {
-    /// Source; unspecified only if the body is a solicitation.
+    /// Source; unspecified only if the body is a solicitation, of a neighbour or a router.
     pub src: Ipv6Addr,
     /// Destination.
     pub dst: Ipv6Addr,
@@ -45,6 +45,8 @@ pub struct Ipv6 {
 pub enum Body {
     /// Neighbour discovery, valid by RFC 4861 7.1 except that no checksum is verified.
     Nd(Nd),
+    /// Who are the routers here? Valid by RFC 4861 6.1.1, with the same exception.
+    RouterSolicitation,
     /// All else.
     L4(L4),
 }
@@ -86,10 +88,21 @@ impl Ipv6 {
         } else {
             Body::L4(L4::parse(Ip::V6, chain.next, chain.rest, chain.fragment)?)
         };
-        if let Body::Nd(nd) = body {
-            nd.check(src, dst, src_mac, chain.rest)?;
-        }
-        if src.is_unspecified() && !matches!(body, Body::Nd(Nd::Solicitation(_))) {
+        let probe = src.is_unspecified();
+        let asks = match body {
+            Body::Nd(nd) => {
+                nd.check(src, dst, src_mac, chain.rest)?;
+                matches!(nd, Nd::Solicitation(_))
+            }
+            Body::RouterSolicitation => {
+                check_options(chain.rest.get(8..).unwrap_or_default(), probe, src_mac)?;
+                true
+            }
+            // Clients put nothing in front of it, and the services look nowhere else.
+            Body::L4(L4::Dhcp) if chain.extended => return Err(DropReason::BadDhcp),
+            Body::L4(_) => false,
+        };
+        if probe && !asks {
             return Err(DropReason::ForeignIpv6);
         }
         Ok(Self { src, dst, body })
@@ -183,7 +196,8 @@ fn icmpv6(chain: &Chain<'_>, hop_limit: u8) -> Result<Body, DropReason> {
         return Err(DropReason::FragmentedNd);
     }
     match kind {
-        133 => return Err(DropReason::RouterSolicitation),
+        133 if hop_limit != 255 || chain.rest.get(1) != Some(&0) => return Err(DropReason::BadNd),
+        133 => return Ok(Body::RouterSolicitation),
         134 => return Err(DropReason::RouterAdvertisement),
         137 => return Err(DropReason::Redirect),
         _ => {}
@@ -216,26 +230,31 @@ impl Nd {
         if !sound || target.is_multicast() || target.is_unspecified() || target.is_loopback() {
             return Err(DropReason::BadNd);
         }
-        let mut options = message.get(24..).unwrap_or_default();
-        while !options.is_empty() {
-            let Some(&[kind, units, m0, m1, m2, m3, m4, m5]) = options.first_chunk() else {
-                return Err(DropReason::BadNd);
-            };
-            if let OPTION_SOURCE_LINK | OPTION_TARGET_LINK = kind {
-                if probe || units != 1 {
-                    return Err(DropReason::BadNd);
-                }
-                if MacAddr([m0, m1, m2, m3, m4, m5]) != src_mac {
-                    return Err(DropReason::SpoofedNd);
-                }
-            }
-            options = match options.get(usize::from(units) * 8..) {
-                Some(rest) if units != 0 => rest,
-                _ => return Err(DropReason::BadNd),
-            };
-        }
-        Ok(())
+        check_options(message.get(24..).unwrap_or_default(), probe, src_mac)
     }
+}
+
+/// Checks that options are whole and that link-layer addresses among them are the frame's source;
+/// who has no address yet gives none.
+fn check_options(mut options: &[u8], probe: bool, src_mac: MacAddr) -> Result<(), DropReason> {
+    while !options.is_empty() {
+        let Some(&[kind, units, m0, m1, m2, m3, m4, m5]) = options.first_chunk() else {
+            return Err(DropReason::BadNd);
+        };
+        if let OPTION_SOURCE_LINK | OPTION_TARGET_LINK = kind {
+            if probe || units != 1 {
+                return Err(DropReason::BadNd);
+            }
+            if MacAddr([m0, m1, m2, m3, m4, m5]) != src_mac {
+                return Err(DropReason::SpoofedNd);
+            }
+        }
+        options = match options.get(usize::from(units) * 8..) {
+            Some(rest) if units != 0 => rest,
+            _ => return Err(DropReason::BadNd),
+        };
+    }
+    Ok(())
 }
 
 /// Returns the group that a node with this address listens to (RFC 4291 2.7.1).

@@ -15,6 +15,8 @@ pub enum L4 {
     Tcp,
     /// UDP, its header whole.
     Udp,
+    /// UDP from whoever wants to be configured by DHCP, the datagram whole.
+    Dhcp,
     /// ICMP or ICMPv6 that is no neighbour discovery; of this type.
     Icmp(u8),
     /// Another protocol, not looked into.
@@ -111,6 +113,6 @@ fn udp(ip: Ip, bytes: &[u8], fragment: Fragment, short: DropReason) -> Result<L4
         (_, false, false) => Ok(L4::Udp),
         (false, _, _) => Err(DropReason::FragmentedDhcp),
         (true, true, _) => Err(DropReason::DhcpServer),
-        (true, false, true) => Err(DropReason::DhcpClient),
+        (true, false, true) => Ok(L4::Dhcp),
     }
 }

@@ -157,14 +157,13 @@ fn bad_offloads_end_at_the_switch() {
 fn arp_is_answered_at_the_port_from_the_roster() {
     let mut switch = switch();
     let ask = |spa, tpa| arp(ALICE, BROADCAST, 1, spa, tpa);
-    let Verdict::Answer(answer) = send(&mut switch, GUEST, &ask(ALICE4, BOB4)) else {
-        panic!("no answer")
-    };
+    assert_eq!(send(&mut switch, GUEST, &ask(ALICE4, BOB4)), Verdict::Answer);
+    let answer = switch.answer();
     assert_eq!(answer[..14], [&ALICE, &BOB, &[8, 6][..]].concat());
     assert_eq!(answer[20..32], [&[0, 2], &BOB[..], &BOB4.octets()].concat());
-    assert!(matches!(send(&mut switch, GUEST, &padded(ask(ALICE4, GATEWAY4))), Verdict::Answer(_)));
+    assert!(matches!(send(&mut switch, GUEST, &padded(ask(ALICE4, GATEWAY4))), Verdict::Answer));
     // A probe finds that Bob has the address; nobody contests one's own.
-    assert!(matches!(send(&mut switch, GUEST, &ask(ZERO4, BOB4)), Verdict::Answer(_)));
+    assert!(matches!(send(&mut switch, GUEST, &ask(ZERO4, BOB4)), Verdict::Answer));
     assert_eq!(send(&mut switch, GUEST, &ask(ZERO4, ALICE4)), Drop(No::OwnAddress));
     assert_eq!(send(&mut switch, GUEST, &ask(ALICE4, ALICE4)), Drop(No::OwnAddress));
     assert_eq!(send(&mut switch, GUEST, &ask(ALICE4, NOBODY4)), Drop(No::NoSuchStation));
@@ -177,12 +176,11 @@ fn arp_is_answered_at_the_port_from_the_roster() {
 #[test]
 fn solicitations_are_answered_at_the_port_from_the_roster() {
     let mut switch = switch();
-    let Verdict::Answer(answer) = send(&mut switch, GUEST, &solicitation(ALICE6, BOB6)) else {
-        panic!("no answer")
-    };
+    assert_eq!(send(&mut switch, GUEST, &solicitation(ALICE6, BOB6)), Verdict::Answer);
+    let answer = switch.answer();
     assert_eq!(answer[62..78], BOB6.octets());
     assert_eq!(answer[80..86], BOB);
-    assert!(matches!(send(&mut switch, GUEST, &solicitation(ZERO6, BOB6)), Verdict::Answer(_)));
+    assert!(matches!(send(&mut switch, GUEST, &solicitation(ZERO6, BOB6)), Verdict::Answer));
     assert_eq!(send(&mut switch, GUEST, &solicitation(ZERO6, ALICE6)), Drop(No::OwnAddress));
     assert_eq!(send(&mut switch, GUEST, &solicitation(ALICE6, NOBODY6)), Drop(No::NoSuchStation));
     let announcement = frames::advertisement(ALICE6, ALL_NODES, ALICE6);
@@ -197,7 +195,7 @@ fn answers_are_limited() {
     assert_eq!(answered.count(), ANSWER_RATE.burst as usize);
     let later = NOW + Duration::from_millis(20);
     let frame = Frame { hdr: VnetHdr::default(), bytes: &ask };
-    assert!(matches!(switch.forward(GUEST, frame, later), Verdict::Answer(_)));
+    assert!(matches!(switch.forward(GUEST, frame, later), Verdict::Answer));
 }
 
 /// Bob's solicitation or advertisement, options included.
@@ -225,7 +223,7 @@ fn link_local_addresses_belong_to_the_first_comer() {
     let hello = nd_of_bob(&alice6_from(BOB_LINK, ALL_NODES, UDP, &udp(1, 2, b"x")));
     assert_eq!(send(&mut switch, PEER, &hello), Flood(FloodTo::All));
     let ask = solicitation(ALICE_LINK, BOB_LINK);
-    assert!(matches!(send(&mut switch, GUEST, &ask), Verdict::Answer(_)));
+    assert!(matches!(send(&mut switch, GUEST, &ask), Verdict::Answer));
     // Bob's question for Alice's is hers to answer.
     let ask = nd_of_bob(&solicitation(BOB_LINK, ALICE_LINK));
     assert_eq!(send(&mut switch, PEER, &ask), Flood(FloodTo::All));
@@ -248,7 +246,7 @@ fn with_broadcast_off_neighbours_are_still_found() {
     assert_eq!(send(&mut switch, GUEST, &solicitation(ALICE_LINK, BOB_LINK)), Flood(FloodTo::All));
     assert_eq!(send(&mut switch, GUEST, &chat()), Forward(PEER));
     let ask = arp(ALICE, BROADCAST, 1, ALICE4, BOB4);
-    assert!(matches!(send(&mut switch, GUEST, &ask), Verdict::Answer(_)));
+    assert!(matches!(send(&mut switch, GUEST, &ask), Verdict::Answer));
 }
 
 #[test]
@@ -277,11 +275,69 @@ fn a_bridged_lan_is_learned_but_takes_nobodys_place() {
     assert_eq!(send(&mut switch, LAN, &of_printer(chat(), NOBODY4)), Forward(GUEST));
     assert_eq!(send(&mut switch, LAN, &of_printer(chat(), BOB4)), Drop(No::ForeignIpv4));
     assert_eq!(send(&mut switch, LAN, &as_bob(chat(), true)), Drop(No::ForeignMac));
+    let mut as_service = of_printer(chat(), NOBODY4);
+    as_service[6..12].copy_from_slice(&SERVICE_MAC.0);
+    assert_eq!(send(&mut switch, LAN, &as_service), Drop(No::ForeignMac));
     let spoofed = arp(PRINTER, ALICE, 2, BOB4, ALICE4);
     assert_eq!(send(&mut switch, LAN, &spoofed), Drop(No::SpoofedArp));
     // Aged or unplugged, it is a stranger again.
     switch.remove_port(LAN);
     assert_eq!(send(&mut switch, GUEST, &to_printer), Drop(No::UnknownDestination));
+}
+
+#[test]
+fn a_port_is_served_once_its_guest_is_known_and_as_long_as_it_is_plugged_in() {
+    let mut switch = switch();
+    let ask = arp(ALICE, BROADCAST, 1, ALICE4, std::net::Ipv4Addr::new(10, 77, 0, 1));
+    assert_eq!(send(&mut switch, GUEST, &ask), Drop(No::NoSuchStation));
+    assert_eq!(switch.serve(PEER, GuestConfig::default()), Err(GuestError::NoGuest));
+    assert_eq!(switch.serve(PortId(77), GuestConfig::default()), Err(GuestError::NoGuest));
+    switch.serve(GUEST, GuestConfig::default()).unwrap();
+    assert_eq!(send(&mut switch, GUEST, &ask), Verdict::Answer);
+    assert_eq!(switch.answer()[6..12], SERVICE_MAC.0);
+    switch.set_port(GUEST, port(PortKind::Attachment, &[STATION])).unwrap();
+    assert_eq!(send(&mut switch, GUEST, &ask), Verdict::Answer);
+    switch.remove_port(GUEST);
+    switch.set_port(GUEST, port(PortKind::Attachment, &[STATION])).unwrap();
+    assert_eq!(send(&mut switch, GUEST, &ask), Drop(No::NoSuchStation));
+}
+
+#[test]
+fn a_network_behind_a_station_is_reached_over_it_alone() {
+    let mut switch = switch();
+    let behind = std::net::Ipv4Addr::new(192, 168, 9, 7);
+    let to = |mac: frames::Mac, dst| {
+        ethernet(mac, ALICE, 0x0800, &packet4(ALICE4, dst, TCP, 0, &tcp(ACK, b"x")))
+    };
+    let from = |mac: frames::Mac, src| {
+        ethernet(ALICE, mac, 0x0800, &packet4(src, ALICE4, TCP, 0, &tcp(ACK, b"x")))
+    };
+    assert_eq!(send(&mut switch, GUEST, &to(GATEWAY, behind)), Drop(No::OutsideSegment));
+    assert_eq!(send(&mut switch, GW, &from(GATEWAY, behind)), Drop(No::ForeignIpv4));
+    switch.set_routes(&[([192, 168, 9, 0].into(), 24, GATEWAY4)]);
+    assert_eq!(send(&mut switch, GUEST, &to(GATEWAY, behind)), Forward(GW));
+    assert_eq!(send(&mut switch, GUEST, &to(BOB, behind)), Drop(No::MacMismatch));
+    assert_eq!(send(&mut switch, GW, &from(GATEWAY, behind)), Forward(GUEST));
+    assert_eq!(send(&mut switch, PEER, &from(BOB, behind)), Drop(No::ForeignIpv4));
+    let next = std::net::Ipv4Addr::new(192, 168, 10, 7);
+    assert_eq!(send(&mut switch, GUEST, &to(GATEWAY, next)), Drop(No::OutsideSegment));
+    assert_eq!(send(&mut switch, GW, &from(GATEWAY, next)), Drop(No::ForeignIpv4));
+    // Nobody routes to himself, and a longer prefix goes before.
+    switch.set_routes(&[
+        ([192, 168, 0, 0].into(), 16, GATEWAY4),
+        ([192, 168, 9, 0].into(), 24, BOB4),
+        ([172, 16, 0, 0].into(), 12, ALICE4),
+    ]);
+    assert_eq!(send(&mut switch, GUEST, &to(BOB, behind)), Forward(PEER));
+    assert_eq!(send(&mut switch, GUEST, &to(GATEWAY, behind)), Drop(No::MacMismatch));
+    assert_eq!(send(&mut switch, GW, &from(GATEWAY, behind)), Drop(No::ForeignIpv4));
+    assert_eq!(send(&mut switch, GW, &from(GATEWAY, next)), Forward(GUEST));
+    assert_eq!(send(&mut switch, GUEST, &to(ALICE, [172, 16, 0, 1].into())), Drop(No::Hairpin));
+    // A port that is plugged in later knows them, too.
+    switch.set_port(GUEST, port(PortKind::Attachment, &[STATION])).unwrap();
+    assert_eq!(send(&mut switch, GUEST, &to(BOB, behind)), Forward(PEER));
+    switch.set_routes(&[]);
+    assert_eq!(send(&mut switch, GUEST, &to(BOB, behind)), Drop(No::OutsideSegment));
 }
 
 #[test]
@@ -298,6 +354,8 @@ fn ports_with_conflicts_are_refused_and_change_nothing() {
     refuse(PortId(1), &[other, other], PortError::MacTaken(other.mac, PortId(1)));
     let group = Station { mac: MacAddr::BROADCAST, ..other };
     refuse(GUEST, &[group], PortError::NotAStation(MacAddr::BROADCAST));
+    let service = Station { mac: SERVICE_MAC, ..other };
+    refuse(GUEST, &[service], PortError::NotAStation(SERVICE_MAC));
     let same4 = Station { ipv4: BOB4, ..other };
     refuse(GUEST, &[same4], PortError::AddressTaken(BOB4.into(), PEER));
     let same6 = Station { ipv6: BOB6, ..other };

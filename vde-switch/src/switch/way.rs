@@ -1,37 +1,28 @@
 //! The way of a frame through the switch, in order: `judge` first, then what it calls.
 
-use std::net::Ipv6Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 use super::{Port, Switch};
 use crate::flood::Bucket;
 use crate::frame::Frame;
-use crate::link_local::eui64_mac;
-use crate::mac::MacAddr;
-use crate::neighbour::{Answer, advertisement, arp_reply};
-use crate::parse::{Arp, ArpOp, Body, Ipv6, Nd, Packet, Parsed, is_link_local};
+use crate::link_local::{SERVICE_LINK_LOCAL, eui64_mac};
+use crate::mac::{MacAddr, SERVICE_MAC};
+use crate::neighbour::{advertisement, arp_reply};
+use crate::parse::{Arp, ArpOp, Body, Ipv6, Nd, Packet, Parsed, Question, is_link_local};
 use crate::policy::form;
 use crate::port::{HandsOn, Learning, PortId, PortKind};
+use crate::serve;
 use crate::station::Broadcast;
 use crate::time::Instant;
-use crate::verdict::{DropReason, FloodTo};
-
-/// What becomes of an admitted frame; an answer's bytes lie apart, so that this is cheap to hand
-/// up.
-#[derive(Clone, Copy)]
-pub(super) enum Way {
-    Forward(PortId),
-    Flood(FloodTo),
-    Answer,
-}
+use crate::verdict::{DropReason, FloodTo, Verdict};
 
 impl Switch {
     pub(super) fn judge(
         &mut self,
         ingress: PortId,
         frame: &Frame<'_>,
-        answer: &mut Answer,
         now: Instant,
-    ) -> Result<Way, DropReason> {
+    ) -> Result<Verdict, DropReason> {
         let port = self.port(ingress).ok_or(DropReason::NoSuchPort)?;
         let (kind, learning) = (port.kind, port.learning);
         let form = form(frame, self.segment.mtu); // borrowed below: moving it out would cost more
@@ -42,28 +33,45 @@ impl Switch {
             self.admit_stranger(ingress, parsed, now)?;
         }
         match &parsed.packet {
-            Packet::Ipv4(_) => {}
+            Packet::Ipv4(packet) => self.check_router(speaker, parsed.dst, packet.dst)?,
             Packet::Arp(message) => {
                 if kind == PortKind::Uplink {
                     return Err(DropReason::NeighbourOnUplink);
                 }
-                if let Some(way) = self.arp(ingress, learning, parsed.src, message, answer, now)? {
+                if let Some(way) = self.arp(ingress, learning, parsed.src, message, now)? {
                     return Ok(way);
                 }
             }
             Packet::Ipv6(packet) => {
                 self.claim_link_locals(parsed.src, packet, now)?;
                 if let Body::Nd(nd) = packet.body
-                    && let Some(way) = self.nd(ingress, parsed.src, packet, nd, answer, now)?
+                    && let Some(way) = self.nd(ingress, parsed.src, packet, nd, now)?
                 {
                     return Ok(way);
                 }
             }
         }
+        if let Some(question) = parsed.question() {
+            return self.serve_question(ingress, frame, parsed, question, now);
+        }
         if parsed.dst.is_group() {
             self.flood(speaker, frame, parsed, now)
         } else {
             self.unicast(ingress, kind, frame, parsed.dst, now)
+        }
+    }
+
+    /// Sees to it that a packet for a network behind a station goes to that station.
+    fn check_router(&self, id: PortId, dst_mac: MacAddr, dst: Ipv4Addr) -> Result<(), DropReason> {
+        if self.routes.is_empty() || dst_mac.is_group() {
+            return Ok(());
+        }
+        let Some(via) = self.port(id).and_then(|port| port.policy.router(dst)) else {
+            return Ok(());
+        };
+        match self.neighbours.ipv4(via) {
+            Some(router) if router.mac == dst_mac => Ok(()),
+            Some(_) | None => Err(DropReason::MacMismatch),
         }
     }
 
@@ -92,6 +100,7 @@ impl Switch {
         match self.fdb.fixed(parsed.src) {
             Some(port) if port == ingress => return Ok(()),
             Some(_) => return Err(DropReason::ForeignMac),
+            None if parsed.src == SERVICE_MAC => return Err(DropReason::ForeignMac),
             None => {}
         }
         match &parsed.packet {
@@ -129,7 +138,7 @@ impl Switch {
             Body::Nd(Nd::Advertisement(target)) if is_link_local(target) => {
                 self.claim_link_local(target, src, now)
             }
-            Body::Nd(_) | Body::L4(_) => Ok(()),
+            Body::Nd(_) | Body::RouterSolicitation | Body::L4(_) => Ok(()),
         }
     }
 
@@ -148,11 +157,45 @@ impl Switch {
         self.link_locals.claim(address, src, now)
     }
 
+    /// Says whether the MAC address has a place of its own here, a station's or the services'.
+    fn is_placed(&self, mac: MacAddr) -> bool {
+        mac == SERVICE_MAC || self.fdb.fixed(mac).is_some()
+    }
+
+    /// Says whether the port's guest is served, so that it may ask for the services' addresses.
+    fn is_served(&self, id: PortId) -> bool {
+        self.port(id).is_some_and(|port| port.guest.is_some())
+    }
+
+    /// Answers what a station asks of the segment's services.
+    fn serve_question(
+        &mut self,
+        ingress: PortId,
+        frame: &Frame<'_>,
+        parsed: &Parsed,
+        question: Question,
+        now: Instant,
+    ) -> Result<Verdict, DropReason> {
+        let Self { ports, segment, answer, .. } = self;
+        let port = ports.get_mut(usize::from(ingress.0)).and_then(Option::as_mut);
+        let port = port.ok_or(DropReason::NoSuchPort)?;
+        let Some((guest, station)) = port.guest.as_ref().zip(port.policy.station(parsed.src))
+        else {
+            return Err(serve::unserved(question));
+        };
+        if !port.services.take(1, now) {
+            return Err(DropReason::ServiceRate);
+        }
+        let served = serve::answer(frame, parsed, station, segment, guest, answer)?;
+        port.counters.count_served(served);
+        Ok(Verdict::Answer)
+    }
+
     /// Returns the station that claimed the address, or whose MAC address it is made from.
     fn link_local_owner(&self, address: Ipv6Addr) -> Option<MacAddr> {
         self.link_locals
             .owner(address)
-            .or_else(|| eui64_mac(address).filter(|mac| self.fdb.fixed(*mac).is_some()))
+            .or_else(|| eui64_mac(address).filter(|mac| self.is_placed(*mac)))
     }
 
     /// Answers an ARP request; `None` is left to the forwarding of a bridged LAN's replies.
@@ -162,27 +205,29 @@ impl Switch {
         learning: Learning,
         src: MacAddr,
         message: &Arp,
-        answer: &mut Answer,
         now: Instant,
-    ) -> Result<Option<Way>, DropReason> {
+    ) -> Result<Option<Verdict>, DropReason> {
         let gratuitous = message.sender == message.target;
         match message.op {
             ArpOp::Reply if learning == Learning::On && !gratuitous => return Ok(None),
             ArpOp::Reply => return Err(DropReason::Unsolicited),
             ArpOp::Request => {}
         }
-        let Some(target) = self.neighbours.ipv4(message.target) else {
-            if gratuitous {
-                return Err(DropReason::Unsolicited);
+        let mac = match self.neighbours.ipv4(message.target) {
+            Some(target) if target.port == ingress => return Err(DropReason::OwnAddress),
+            Some(target) => target.mac,
+            None if gratuitous => return Err(DropReason::Unsolicited),
+            None if self.is_served(ingress)
+                && self.segment.service_ipv4() == Some(message.target) =>
+            {
+                SERVICE_MAC
             }
-            return self.ask_strangers(ingress, now).map(Some);
+            None => return self.ask_strangers(ingress, now).map(Some),
         };
-        if target.port == ingress {
-            return Err(DropReason::OwnAddress);
-        }
         self.spend(ingress, now, DropReason::AnswerRate, |port| (&mut port.answers, 1))?;
-        *answer = arp_reply(src, message.sender, target.mac, message.target);
-        Ok(Some(Way::Answer))
+        let target = (mac, message.target);
+        arp_reply(&mut self.answer, (src, message.sender), target);
+        Ok(Some(Verdict::Answer))
     }
 
     /// Answers a solicitation; `None` is left to forwarding: link-local addresses are the
@@ -193,9 +238,8 @@ impl Switch {
         src: MacAddr,
         packet: &Ipv6,
         nd: Nd,
-        answer: &mut Answer,
         now: Instant,
-    ) -> Result<Option<Way>, DropReason> {
+    ) -> Result<Option<Verdict>, DropReason> {
         let (kind, learning) = match self.port(ingress) {
             Some(port) => (port.kind, port.learning),
             None => return Err(DropReason::NoSuchPort),
@@ -226,12 +270,18 @@ impl Switch {
         } else {
             self.neighbours.ipv6(target).map(|neighbour| (neighbour.mac, neighbour.port))
         };
+        let service = target == SERVICE_LINK_LOCAL || target == self.segment.service_ipv6();
+        let known = match known {
+            Some((_, port)) if port == ingress => return Err(DropReason::OwnAddress),
+            Some((mac, _)) => Some(mac),
+            None if service && self.is_served(ingress) => Some(SERVICE_MAC),
+            None => None,
+        };
         match known {
-            Some((_, port)) if port == ingress => Err(DropReason::OwnAddress),
-            Some((mac, _)) => {
+            Some(mac) => {
                 self.spend(ingress, now, DropReason::AnswerRate, |port| (&mut port.answers, 1))?;
-                *answer = advertisement(src, packet.src, mac, target);
-                Ok(Some(Way::Answer))
+                advertisement(&mut self.answer, (src, packet.src), (mac, target));
+                Ok(Some(Verdict::Answer))
             }
             None if link_local => Ok(None),
             None => self.ask_strangers(ingress, now).map(Some),
@@ -239,12 +289,12 @@ impl Switch {
     }
 
     /// Asks bridged LANs for an address that no station has.
-    fn ask_strangers(&mut self, ingress: PortId, now: Instant) -> Result<Way, DropReason> {
+    fn ask_strangers(&mut self, ingress: PortId, now: Instant) -> Result<Verdict, DropReason> {
         if self.flood_ports(ingress, FloodTo::Learning).next().is_none() {
             return Err(DropReason::NoSuchStation);
         }
         self.spend(ingress, now, DropReason::GroupRate, |port| (&mut port.groups, 1))?;
-        Ok(Way::Flood(FloodTo::Learning))
+        Ok(Verdict::Flood(FloodTo::Learning))
     }
 
     fn flood(
@@ -253,14 +303,14 @@ impl Switch {
         frame: &Frame<'_>,
         parsed: &Parsed,
         now: Instant,
-    ) -> Result<Way, DropReason> {
+    ) -> Result<Verdict, DropReason> {
         let nd = matches!(parsed.packet, Packet::Ipv6(Ipv6 { body: Body::Nd(_), .. }));
         if self.segment.broadcast == Broadcast::Off && !nd {
             return Err(DropReason::BroadcastOff);
         }
         let count = frame.hdr.segment_count(frame.bytes);
         self.spend(speaker, now, DropReason::GroupRate, |port| (&mut port.groups, count))?;
-        Ok(Way::Flood(FloodTo::All))
+        Ok(Verdict::Flood(FloodTo::All))
     }
 
     fn unicast(
@@ -270,14 +320,14 @@ impl Switch {
         frame: &Frame<'_>,
         dst: MacAddr,
         now: Instant,
-    ) -> Result<Way, DropReason> {
+    ) -> Result<Verdict, DropReason> {
         let Some(egress) = self.fdb.lookup(dst, now) else {
             if self.flood_ports(ingress, FloodTo::Learning).next().is_none() {
                 return Err(DropReason::UnknownDestination);
             }
             let count = frame.hdr.segment_count(frame.bytes);
             self.spend(ingress, now, DropReason::GroupRate, |port| (&mut port.groups, count))?;
-            return Ok(Way::Flood(FloodTo::Learning));
+            return Ok(Verdict::Flood(FloodTo::Learning));
         };
         if egress == ingress {
             return Err(DropReason::Hairpin);
@@ -287,7 +337,7 @@ impl Switch {
         {
             return Err(DropReason::NotForUs);
         }
-        Ok(Way::Forward(egress))
+        Ok(Verdict::Forward(egress))
     }
 
     fn spend(

@@ -80,9 +80,11 @@ fn ipv4(payload: &[u8], dst_mac: [u8; 6], station: &Station, segment: &Segment) 
     let ip = Ipv4HeaderSlice::from_slice(payload).ok()?;
     must(ip.ihl() == 5)?;
     let rest = packet(payload, ip.total_len().into())?.get(20..)?;
-    must(ip.source_addr() == station.ipv4)?;
-
     let dst = ip.destination_addr();
+    let to_server = UdpHeaderSlice::from_slice(rest).is_ok_and(|udp| udp.destination_port() == 67);
+    let asks = ip.protocol().0 == 17 && !ip.is_fragmenting_payload() && to_server;
+    let asks = asks && ip.source_addr() == Ipv4Addr::UNSPECIFIED && dst == Ipv4Addr::BROADCAST;
+    must(asks || ip.source_addr() == station.ipv4)?;
     let directed = in_subnet(dst, segment) && {
         let hosts = 32 - u32::from(segment.ipv4.1);
         u64::from(u32::from(dst)) % (1 << hosts) == (1 << hosts) - 1
@@ -120,13 +122,13 @@ fn tcp(rest: &[u8]) -> Option<()> {
     must(!(tcp.syn() && tcp.fin()))
 }
 
-/// No DHCP at all: neither from a server, nor to one, nor to a client.
+/// No DHCP from a server, nor to a client; to a server, whole.
 fn udp(rest: &[u8], fragment: bool, server: u16, client: u16) -> Option<()> {
     let udp = UdpHeaderSlice::from_slice(rest).ok()?;
     must(udp.length() >= 8)?;
     must(fragment || usize::from(udp.length()) <= rest.len())?;
     must(udp.source_port() != server)?;
-    must(udp.destination_port() != server && udp.destination_port() != client)
+    must(udp.destination_port() != client && !(fragment && udp.destination_port() == server))
 }
 
 fn ipv6(payload: &[u8], dst_mac: [u8; 6], station: &Station, segment: &Segment) -> Option<()> {
@@ -185,7 +187,7 @@ fn ipv6(payload: &[u8], dst_mac: [u8; 6], station: &Station, segment: &Segment) 
         must(count < 8 || later)?;
     }
 
-    let solicitation = !later && next == 58 && rest.first() == Some(&135);
+    let solicitation = !later && next == 58 && matches!(rest.first(), Some(133 | 135));
     must(own(src) || src.is_unspecified() && solicitation)?;
     if next == 58 {
         must(others == 0)?;
@@ -195,11 +197,19 @@ fn ipv6(payload: &[u8], dst_mac: [u8; 6], station: &Station, segment: &Segment) 
     }
     match next {
         6 => tcp(rest),
-        17 => udp(rest, fragment, 547, 546),
+        17 => {
+            udp(rest, fragment, 547, 546)?;
+            let to_server = UdpHeaderSlice::from_slice(rest).ok()?.destination_port() == 547;
+            must(!(to_server && others > 0))
+        }
         58 => {
             must(rest.len() >= 8)?;
             match rest[0] {
-                130..=134 | 137 | 143 => None,
+                130..=132 | 134 | 137 | 143 => None,
+                133 => {
+                    must(!fragment && ip.hop_limit() == 255 && rest[1] == 0)?;
+                    nd_options(&rest[8..], src, station)
+                }
                 135 | 136 => {
                     must(!fragment && ip.hop_limit() == 255 && rest[1] == 0)?;
                     nd(rest, src, dst, own, station)
@@ -230,7 +240,10 @@ fn nd(
         let text = format!("ff02::1:ff{a:02x}:{b:02x}{c:02x}");
         must(text.parse() == Ok(dst))?;
     }
-    let mut options = &message[24..];
+    nd_options(&message[24..], src, station)
+}
+
+fn nd_options(mut options: &[u8], src: Ipv6Addr, station: &Station) -> Option<()> {
     while !options.is_empty() {
         let len = usize::from(*options.get(1)?) * 8;
         must(len > 0 && len <= options.len())?;

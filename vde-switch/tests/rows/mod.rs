@@ -59,6 +59,22 @@ fn dhcp_discover() -> Vec<u8> {
     ethernet(BROADCAST, ALICE, 0x0800, &packet)
 }
 
+fn dhcp_renewal() -> Vec<u8> {
+    let service = Ipv4Addr::new(10, 77, 0, 1);
+    let packet = packet4(ALICE4, service, UDP, 0, &udp(68, 67, &[1; 240]));
+    ethernet([2, b'o', b'v', b'l', 0, 1], ALICE, 0x0800, &packet)
+}
+
+fn dhcp6_solicit(src: Ipv6Addr) -> Vec<u8> {
+    let agents = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 1, 2);
+    alice6_from(src, agents, UDP, &udp(546, 547, &[1; 20]))
+}
+
+fn router_solicitation(src: Ipv6Addr, options: &[u8]) -> Vec<u8> {
+    let message = [&[133, 0, 0, 0, 0, 0, 0, 0], options].concat();
+    alice6_from(src, ALL_ROUTERS, ICMPV6, &message)
+}
+
 fn from4(src: Ipv4Addr) -> Vec<u8> {
     ethernet(BOB, ALICE, 0x0800, &packet4(src, BOB4, TCP, 0, &tcp(SYN, &[])))
 }
@@ -156,6 +172,14 @@ pub fn legal() -> Vec<Row> {
             alice6(BOB6, 44, &fragment6(ICMPV6, 0, true, &icmp(128, 0, &[0; 1440]))),
         ),
         ok("legal-no-next-header", alice6(BOB6, 59, &[])),
+        ok("asks-dhcp-discover", dhcp_discover()),
+        ok("asks-dhcp-renewal", dhcp_renewal()),
+        ok("asks-dhcp-of-a-station", udp4(68, 67)),
+        ok("asks-dhcpv6-solicit", dhcp6_solicit(ALICE_LINK)),
+        ok("asks-dhcpv6-of-a-station", udp6(546, 547)),
+        ok("asks-router", router_solicitation(ALICE_LINK, &link_option(1, ALICE))),
+        ok("asks-router-without-option", router_solicitation(ALICE_LINK, &[])),
+        ok("asks-router-without-address", router_solicitation(ZERO6, &[])),
         offloaded("legal-checksum", vnet(1, 0, 0, 0, 34, 16), tcp4(), Ok(())),
         offloaded("legal-super-frame", vnet4(1, 1, SUPER4), super4(), Ok(())),
         offloaded("legal-super-frame-ecn", vnet4(1, 0x81, SUPER4), super4(), Ok(())),
@@ -181,6 +205,8 @@ pub fn hostile() -> Vec<Row> {
     let behind = |kind, rest: &[u8]| alice6(ALL_NODES, kind, &extension(kind, ICMPV6, rest));
     let solicit = nd(135, 0, BOB6, &link_option(1, ALICE));
     let reserved = |last| ethernet([1, 0x80, 0xc2, 0, 0, last], ALICE, 0x88cc, &[0; 46]);
+    let unicast_from_zero =
+        ethernet(BOB, ALICE, 0x0800, &packet4(ZERO4, BOB4, UDP, 0, &udp(68, 67, &[1; 240])));
     let mut rows = vec![
         no("F01-experimental", raw(0x88b5), EtherType),
         no("F01-mpls", raw(0x8847), EtherType),
@@ -300,9 +326,29 @@ pub fn hostile() -> Vec<Row> {
             RouterAdvertisement,
         ),
         no(
-            "F15-router-solicitation",
-            alice6_from(ALICE_LINK, ALL_ROUTERS, ICMPV6, &icmp(133, 0, &[])),
-            RouterSolicitation,
+            "F15-solicitation-foreign-option",
+            router_solicitation(ALICE_LINK, &link_option(1, BOB)),
+            SpoofedNd,
+        ),
+        no(
+            "F15-solicitation-from-nobody-with-option",
+            router_solicitation(ZERO6, &link_option(1, ALICE)),
+            BadNd,
+        ),
+        no(
+            "F15-solicitation-option-length-zero",
+            router_solicitation(ALICE_LINK, &[1, 0, 0, 0, 0, 0, 0, 0]),
+            BadNd,
+        ),
+        no(
+            "F15-solicitation-from-afar",
+            with(router_solicitation(ALICE_LINK, &[]), 21, 254),
+            BadNd,
+        ),
+        no(
+            "F15-solicitation-fragment",
+            alice6(ALL_ROUTERS, 44, &fragment6(ICMPV6, 0, false, &icmp(133, 0, &[]))),
+            FragmentedNd,
         ),
         no("F15-redirect", alice6(BOB6, ICMPV6, &icmp(137, 0, &[0; 32])), Redirect),
         no("F16-ra-behind-hop-by-hop", behind(0, &ra()), IcmpBehindExtension),
@@ -358,8 +404,21 @@ pub fn hostile() -> Vec<Row> {
             RoutingHeader,
         ),
         no("F16-extension-cut", alice6(BOB6, 60, &with(extension(60, TCP, &[]), 1, 1)), BadHeader),
-        no("F17-dhcp-discover", dhcp_discover(), DhcpClient),
-        no("F17-dhcpv6-solicit", udp6(546, 547), DhcpClient),
+        no("F17-dhcp-of-another", with(dhcp_discover(), 29, 11), ForeignIpv4),
+        no("F17-dhcp-unicast-from-zero", unicast_from_zero, ForeignIpv4),
+        no("F17-dhcp-directed-from-zero", with(dhcp_discover(), 30, 10), ForeignIpv4),
+        no("F17-dhcpv6-from-zero", dhcp6_solicit(ZERO6), ForeignIpv6),
+        no("F17-dhcpv6-of-another", dhcp6_solicit(BOB6), ForeignIpv6),
+        no(
+            "F17-dhcpv6-behind-options",
+            alice6(BOB6, 60, &extension(60, UDP, &udp(546, 547, &[1; 96]))),
+            BadDhcp,
+        ),
+        no(
+            "F17-dhcp-fragment-to-server",
+            alice4_fragment(BOB4, UDP, 0x2000, &udp(68, 67, &[1; 296])),
+            FragmentedDhcp,
+        ),
         no("F18-options", with(alice4(BOB4, TCP, &[1; 24]), 14, 0x46), Ipv4Options),
         no("F18-ihl-15-beyond-frame", with(tcp4(), 14, 0x4f), Ipv4Options),
         no("F18-ihl-0", with(tcp4(), 14, 0x40), BadHeader),
@@ -437,7 +496,7 @@ pub fn hostile() -> Vec<Row> {
         no(
             "F30-igmp-with-router-alert",
             with(alice4(Ipv4Addr::new(224, 0, 0, 22), 2, &[0; 12]), 14, 0x46),
-            Ipv4Options,
+            Igmp,
         ),
         no(
             "F31-trailing-bytes",

@@ -1,16 +1,18 @@
 //! What the buyer may change about an order.
 
+use std::net::IpAddr;
+
 use vde_switch::station::Broadcast;
 
 use super::{OrderRecord, Record, Registry};
 use crate::control::Limits;
 use crate::envelope::Signed;
 use crate::grant::{LIFE_MAX_S, LIFE_MIN_S};
-use crate::order::{MTU_MAX, MTU_MIN};
+use crate::order::{GuestsError, MTU_MAX, MTU_MIN, Route, check_guests};
 use crate::ticket::{ADDRESSES_MAX, DialAddr};
 
 /// Options to change; `None` leaves one as it is.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Options {
     /// MTU of all stations.
     pub mtu: Option<u16>,
@@ -20,6 +22,10 @@ pub struct Options {
     pub limits: Option<Limits>,
     /// Life of grants, in seconds.
     pub life_s: Option<u16>,
+    /// DNS servers that guests are told; empty for none.
+    pub dns: Option<Vec<IpAddr>>,
+    /// Routes that guests are told; empty for none.
+    pub routes: Option<Vec<Route>>,
 }
 
 impl Registry {
@@ -56,8 +62,11 @@ impl Registry {
             life_s,
             broadcast: options.broadcast.unwrap_or(self.order.broadcast),
             limits: options.limits.unwrap_or(self.order.limits),
+            dns: options.dns.clone().unwrap_or_else(|| self.order.dns.clone()),
+            routes: options.routes.clone().unwrap_or_else(|| self.order.routes.clone()),
             ..self.order.clone()
         };
+        check_guests(&order.segment(), &order.dns, &order.routes)?;
         Ok(self.set_order(order, true))
     }
 
@@ -87,4 +96,7 @@ pub enum SetError {
     /// Grants that live too shortly or too long.
     #[error("a life of {0} s is not within {LIFE_MIN_S} to {LIFE_MAX_S} s")]
     Life(u16),
+    /// What guests cannot be told.
+    #[error(transparent)]
+    Guests(#[from] GuestsError),
 }

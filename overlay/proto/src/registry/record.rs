@@ -1,5 +1,7 @@
 //! What outlives the gateway's process: plain values, written before they are acted on.
 
+use std::net::IpAddr;
+
 use serde::{Deserialize, Serialize};
 use vde_switch::station::{Broadcast, Segment, Station};
 
@@ -8,7 +10,7 @@ use crate::control::{Limits, Slot};
 use crate::grant::LIFE_MAX_S;
 use crate::identity::NodeId;
 use crate::names::Name;
-use crate::order::{Config, Order, OrderId};
+use crate::order::{Config, Order, OrderId, Route};
 use crate::ticket::DialAddr;
 
 /// What the store keeps of an order.
@@ -44,6 +46,10 @@ pub struct OrderRecord {
     pub epoch: u32,
     /// What each guest may send.
     pub limits: Limits,
+    /// Whom guests are to ask for names.
+    pub dns: Vec<IpAddr>,
+    /// Networks that guests are told.
+    pub routes: Vec<Route>,
 }
 
 impl OrderRecord {
@@ -66,6 +72,8 @@ impl OrderRecord {
             starts: 0,
             epoch: 0,
             limits: Limits::NONE,
+            dns: Vec::new(),
+            routes: Vec::new(),
         }
     }
 
@@ -103,6 +111,8 @@ impl OrderRecord {
             buyer_station: self.station(Slot::GATEWAY)?,
             relays: self.relays.clone(),
             life_s: self.life_s,
+            dns: self.dns.clone(),
+            routes: self.routes.clone(),
         })
     }
 }

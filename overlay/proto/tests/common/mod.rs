@@ -3,7 +3,7 @@
 
 pub(crate) mod book;
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use overlay_proto::addressing::{self, Subnet};
 use overlay_proto::control::Slot;
@@ -58,6 +58,8 @@ pub(crate) fn config() -> Config {
         buyer_station: station(0),
         relays: vec!["relay.example:443".parse().unwrap()],
         life_s: 900,
+        dns: vec![IpAddr::V4(station(0).ipv4), IpAddr::V6(station(0).ipv6)],
+        routes: vec![(Ipv4Addr::new(192, 168, 9, 0), 24, station(0).ipv4)],
     }
 }
 
