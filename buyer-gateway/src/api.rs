@@ -1,5 +1,6 @@
 //! What other commands ask a running `overlay-gw up`, over its local socket.
 
+use overlay_proto::control::Detail;
 use overlay_proto::names::Name;
 use serde::{Deserialize, Serialize};
 
@@ -29,6 +30,13 @@ pub(crate) enum Request {
         /// Whom.
         guest: Name,
     },
+    /// Answered by a [`Captured`](overlay::capture::Captured) and the descriptor of its records.
+    Pcap {
+        /// Frames between the buyer's port and whom.
+        guest: Name,
+        /// How much of each.
+        detail: Detail,
+    },
     /// Answered by `{}`; then the program ends.
     Down,
 }
@@ -54,6 +62,8 @@ pub(crate) struct OrderStatus {
     pub(crate) guests: Vec<GuestStatus>,
     /// Frames dropped, by reason.
     pub(crate) drops: std::collections::BTreeMap<String, u64>,
+    /// Those reasons in words.
+    pub(crate) reasons: std::collections::BTreeMap<String, String>,
 }
 
 /// A guest as it is now.
@@ -75,15 +85,35 @@ pub(crate) struct GuestStatus {
     pub(crate) rtt_ms: Option<f64>,
     /// Loss of the last minute.
     pub(crate) loss_percent: u8,
-    /// Bits a second, both directions together, over the last second.
+    /// Seconds that its grant still lives; `None` for one that ran out or was evicted.
+    pub(crate) lease_left_s: Option<u64>,
+    /// When it joined last, in unix seconds.
+    pub(crate) joined_at: u64,
+    /// Milliseconds since its data plane was heard last.
+    pub(crate) heard_ms: Option<u64>,
+    /// Whether a frame of its came here since this program runs.
+    pub(crate) has_spoken: bool,
+    /// Bits a second, both directions together, over the last seconds.
     pub(crate) rate_bps: f64,
+    /// Bits a second of frames sent to it.
+    pub(crate) sent_bps: f64,
+    /// Frames a second sent to it.
+    pub(crate) sent_fps: f64,
+    /// Bits a second of frames that came from it.
+    pub(crate) received_bps: f64,
+    /// Frames a second that came from it.
+    pub(crate) received_fps: f64,
     /// `up`: path and control; `data`: the path alone; `control`: the stream alone; `away`:
     /// neither; `suspended`: its grant ran out; `evicted`.
     pub(crate) state: String,
     /// Frames from it or to it that were dropped.
     pub(crate) dropped: u64,
+    /// Frames sent to it.
+    pub(crate) sent_frames: u64,
     /// Bytes of frames sent to it.
     pub(crate) sent_bytes: u64,
+    /// Frames that came from it.
+    pub(crate) received_frames: u64,
     /// Bytes of frames that came from it.
     pub(crate) received_bytes: u64,
 }

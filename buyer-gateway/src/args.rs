@@ -5,8 +5,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, value_parser};
+use overlay::capture::PcapArgs;
 use overlay::duration;
 use overlay::host::filter::Exposed;
+use overlay::manual::{CompletionsArgs, ManArgs};
 use overlay_proto::addressing::Subnet;
 use overlay_proto::names::Name;
 use overlay_proto::ticket::DialAddr;
@@ -49,6 +51,12 @@ pub(crate) enum Command {
     Ping(Ping),
     /// Stops a running order
     Down(Down),
+    /// Captures the frames between this computer and a guest, as pcapng
+    Pcap(Pcap),
+    /// Prints a completion script: load it by `source <(overlay-gw completions bash)`
+    Completions(CompletionsArgs),
+    /// Prints a man page: read it by `overlay-gw man | man -l -`
+    Man(ManArgs),
 }
 
 #[derive(Debug, Args)]
@@ -173,6 +181,25 @@ pub(crate) struct Down {
     pub(crate) name: Name,
 }
 
+#[derive(Debug, Args)]
+pub(crate) struct Pcap {
+    /// The order's name
+    pub(crate) name: Name,
+    /// The guest's name
+    pub(crate) guest: Name,
+
+    #[command(flatten)]
+    pub(crate) how: PcapArgs,
+}
+
+/// What the man pages say of files; the state directory goes without saying.
+pub(crate) const FILES: [(&str, &str); 4] = [
+    ("node.pem", "The key of this node, in the state directory. Back it up: orders hang on it."),
+    ("orders/NAME.redb", "An order: its guests, tickets, options and data key."),
+    ("run/gw-NAME.sock", "How the other commands reach a running order."),
+    ("NAME-GUEST.ovl", "A ticket, written by up --invite into the current directory."),
+];
+
 #[cfg(test)]
 mod tests {
     use clap::CommandFactory;
@@ -204,6 +231,12 @@ mod tests {
             "overlay-gw orders --json",
             "overlay-gw ping lab g1 -c 3",
             "overlay-gw -v down lab",
+            "overlay-gw pcap lab g1",
+            "overlay-gw pcap lab g1 --full --count 10 -w /tmp/x.pcapng",
+            "overlay-gw pcap lab g1 -w -",
+            "overlay-gw completions bash",
+            "overlay-gw man",
+            "overlay-gw man up",
         ] {
             let words = line.split_whitespace();
             Cli::try_parse_from(words).unwrap_or_else(|error| panic!("{line}: {error}"));
@@ -230,10 +263,18 @@ mod tests {
             "overlay-gw set lab mtu=100",
             "overlay-gw set lab colour=red",
             "overlay-gw ping lab",
+            "overlay-gw pcap lab",
+            "overlay-gw pcap lab g1 --count 0",
+            "overlay-gw completions tcsh",
         ] {
             assert_eq!(error(line).exit_code(), 2, "{line}");
         }
         assert_eq!(error("overlay-gw --help").kind(), ErrorKind::DisplayHelp);
+    }
+
+    #[test]
+    fn completions_and_pages_know_every_command_and_option() {
+        assert_eq!(overlay::manual::faults(&Cli::command(), &FILES), [""; 0]);
     }
 
     /// Everything `--help` prints, as it is committed in `help.txt`: scripts rely on it.

@@ -5,19 +5,23 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::Context;
+use overlay::capture::{self, Captured};
 use overlay::clock;
+use overlay::drops;
 use overlay::exit::{Exit, Fault};
 use overlay::local::Client;
-use overlay::output::{line, short_count, table};
+use overlay::output::{line, rate, table};
 use overlay::state::{Kind, StateDir};
 use overlay_proto::names::Name;
 use serde::de::DeserializeOwned;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::api::{GuestStatus, OrderStatus, Pong, Request};
-use crate::args::{Down, Orders, Ping, Status};
+use crate::args::{Down, Orders, Pcap, Ping, Status};
 use crate::order;
 
+/// Says that an answer was not understood.
+const OTHER_VERSION: &str = "the running program is of another version than this command";
 /// Time between two pings, as ping(8) has it.
 const PING_INTERVAL: Duration = Duration::from_secs(1);
 /// Longest wait for a stopped order to be gone.
@@ -50,8 +54,7 @@ pub(crate) fn ask<T: DeserializeOwned>(
     client: &mut Client,
     request: &Request,
 ) -> anyhow::Result<T> {
-    serde_json::from_value(client.ask(request)?)
-        .context("the running program is of another version than this command")
+    serde_json::from_value(client.ask(request)?).context(OTHER_VERSION)
 }
 
 pub(crate) fn status(state: Option<&Path>, args: &Status) -> anyhow::Result<Exit> {
@@ -72,10 +75,7 @@ pub(crate) fn status(state: Option<&Path>, args: &Status) -> anyhow::Result<Exit
     if args.json {
         for order in &orders {
             for guest in &order.guests {
-                let mut object = serde_json::to_value(guest)?;
-                object["order"] = json!(order.order);
-                object["drops"] = json!(order.drops);
-                line(&object.to_string())?;
+                line(&guest_object(order, guest)?.to_string())?;
             }
         }
         return Ok(Exit::Done);
@@ -88,12 +88,18 @@ pub(crate) fn status(state: Option<&Path>, args: &Status) -> anyhow::Result<Exit
             line(&format!("{}  {}  {}", order.order, order.subnet, order.ipv6))?;
         }
         let rows: Vec<_> = order.guests.iter().map(row).collect();
-        let titles =
-            ["guest", "address", "seller", "path", "rtt", "loss", "rate", "state", "drops"];
-        line(&table(&titles, &rows))?;
+        line(&table(&TITLES, &rows))?;
+        for text in drops::lines(&order.drops) {
+            line(&format!("dropped {text}"))?;
+        }
     }
     Ok(Exit::Done)
 }
+
+const TITLES: [&str; 11] = [
+    "guest", "address", "seller", "path", "rtt", "loss", "sent", "received", "lease", "state",
+    "drops",
+];
 
 fn row(guest: &GuestStatus) -> Vec<String> {
     let path = match (guest.path.as_str(), &guest.remote) {
@@ -108,10 +114,32 @@ fn row(guest: &GuestStatus) -> Vec<String> {
         path,
         guest.rtt_ms.map_or("–".to_owned(), |rtt| format!("{rtt:.1} ms")),
         format!("{} %", guest.loss_percent),
-        format!("{}bit/s", short_count(guest.rate_bps)),
+        rate(guest.sent_bps, guest.sent_fps),
+        if guest.has_spoken {
+            rate(guest.received_bps, guest.received_fps)
+        } else {
+            "no frame yet".to_owned()
+        },
+        guest.lease_left_s.map_or("–".to_owned(), |left| format!("{left} s left")),
         guest.state.clone(),
         guest.dropped.to_string(),
     ]
+}
+
+/// What `status --json` prints of a guest; the drops are its order's.
+pub(crate) fn guest_object(order: &OrderStatus, guest: &GuestStatus) -> anyhow::Result<Value> {
+    let mut object = serde_json::to_value(guest)?;
+    object["order"] = json!(order.order);
+    object["drops"] = json!(order.drops);
+    object["reasons"] = json!(order.reasons);
+    Ok(object)
+}
+
+/// What `orders --json` prints of an order: itself, and how many guests it has.
+pub(crate) fn order_object(order: &OrderStatus) -> anyhow::Result<Value> {
+    let mut object = serde_json::to_value(order)?;
+    object["guests"] = json!(order.guests.len());
+    Ok(object)
 }
 
 pub(crate) fn orders(state: Option<&Path>, args: &Orders) -> anyhow::Result<Exit> {
@@ -127,10 +155,7 @@ pub(crate) fn orders(state: Option<&Path>, args: &Orders) -> anyhow::Result<Exit
     }
     if args.json {
         for order in orders {
-            let guests = order.guests.len();
-            let mut object = serde_json::to_value(order)?;
-            object["guests"] = json!(guests);
-            line(&object.to_string())?;
+            line(&order_object(&order)?.to_string())?;
         }
         return Ok(Exit::Done);
     }
@@ -176,6 +201,17 @@ pub(crate) fn ping(state: Option<&Path>, args: &Ping) -> anyhow::Result<Exit> {
     let max = times.iter().copied().fold(0.0, f64::max);
     let mean = times.iter().sum::<f64>() / f64::from(received);
     line(&format!("rtt min/avg/max = {min:.3}/{mean:.3}/{max:.3} ms"))?;
+    Ok(Exit::Done)
+}
+
+pub(crate) fn pcap(state: Option<&Path>, args: &Pcap) -> anyhow::Result<Exit> {
+    args.how.check()?;
+    let mut client = running(&StateDir::find(state)?, &args.name)?;
+    let (guest, detail) = (args.guest.clone(), args.how.detail());
+    let (captured, records) = client.ask_fd(&Request::Pcap { guest, detail })?;
+    let captured: Captured = serde_json::from_value(captured).context(OTHER_VERSION)?;
+    drop(client);
+    capture::save("overlay-gw", &args.how, &captured, &records)?;
     Ok(Exit::Done)
 }
 

@@ -87,15 +87,24 @@ pub(crate) fn make(
             Some(slot) => book.registry.replace(slot, secret, expires_at, unix_now, now),
             None => book.registry.invite(name.clone(), secret, expires_at, unix_now, now),
         };
-        let (ticket, records) = made.map_err(|error| explain(book, error))?;
+        let (ticket, records) = made.map_err(|error| explain(book, error, name.as_ref()))?;
         book.commit(&records)?;
         tickets.push((ticket.body().guest.to_string(), ticket.encode()));
     }
     Ok(Tickets { tickets })
 }
 
-fn explain(book: &Book, error: InviteError) -> anyhow::Error {
+fn explain(book: &Book, error: InviteError, name: Option<&Name>) -> anyhow::Error {
+    let taken = name.filter(|name| book.registry.slot_of(name.as_str()).is_some());
     match error {
+        InviteError::Taken(_) | InviteError::Numbered(_) if let Some(name) = taken => {
+            let order = &book.registry.order_record().name;
+            let text = format!(
+                "order {order} has a guest named {name} already: choose another name, or give its \
+                 place to another host with --replace"
+            );
+            Fault::new(Exit::Failed, text).into()
+        }
         InviteError::Ticket(TicketError::Addresses(0)) => {
             let text = format!(
                 "order {} has no address that sellers could dial: name one by `up --advertise \
@@ -105,5 +114,35 @@ fn explain(book: &Book, error: InviteError) -> anyhow::Error {
             Fault::new(Exit::Failed, text).into()
         }
         other => other.into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_second_guest_of_a_name_is_refused_with_what_to_do() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let state = StateDir::open(Some(&folder.path().join("state"))).expect("a state");
+        let farm: Name = "farm".parse().expect("a name");
+        let subnet = Some("10.77.0.0/24".parse().expect("a subnet"));
+        let mut book = Book::open_or_create(&state, &farm, subnet, &[]).expect("new");
+        let reach = vec!["198.51.100.7:7770".parse().expect("an address")];
+        book.registry.set_reach(reach, Vec::new(), 7770);
+        let mut named = |name: &str| {
+            let name = name.parse().expect("a name");
+            make(&mut book, For::Named(name), EXPIRES_AFTER)
+        };
+        named("builder").expect("free");
+        named("g2").expect("its own number");
+        for name in ["builder", "g2"] {
+            let text = named(name).expect_err("taken").to_string();
+            assert!(text.contains(&format!("named {name} already")), "{text}");
+            assert!(text.contains("--replace"), "{text}");
+        }
+        let text = named("g9").expect_err("a number to come").to_string();
+        assert!(!text.contains("already"), "{text}");
+        assert_eq!(named("other").expect("free").tickets.len(), 1);
     }
 }

@@ -12,10 +12,12 @@ mod up;
 use std::io::Write;
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::{CommandFactory, Parser};
 use overlay::exit::{self, Exit};
+use overlay::manual;
+use overlay::output::line;
 
-use crate::args::{Cli, Command};
+use crate::args::{Cli, Command, FILES};
 
 const PROGRAM: &str = "overlay-gw";
 
@@ -46,6 +48,15 @@ fn run(cli: Cli) -> anyhow::Result<Exit> {
         Command::Orders(args) => ask::orders(state, &args),
         Command::Ping(args) => ask::ping(state, &args),
         Command::Down(args) => ask::down(state, &args),
+        Command::Pcap(args) => ask::pcap(state, &args),
+        Command::Completions(args) => {
+            line(manual::completions(Cli::command(), args.shell).trim_end())?;
+            Ok(Exit::Done)
+        }
+        Command::Man(args) => {
+            line(manual::page(Cli::command(), args.command.as_deref(), &FILES)?.trim_end())?;
+            Ok(Exit::Done)
+        }
     }
 }
 

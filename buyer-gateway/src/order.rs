@@ -178,6 +178,7 @@ pub(crate) fn stopped_status(state: &StateDir, name: &str) -> anyhow::Result<Opt
         state: "stopped".to_owned(),
         guests: guests.collect(),
         drops: std::collections::BTreeMap::new(),
+        reasons: std::collections::BTreeMap::new(),
     }))
 }
 

@@ -20,5 +20,11 @@ pub fn now() -> Instant {
 /// Returns the seconds since 1970 as the host's wall clock has them, right or wrong.
 #[must_use]
 pub fn unix_seconds() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+    unix_time().as_secs()
+}
+
+/// Returns the time since 1970, as [`unix_seconds`] but exact: for captures, which others compare.
+#[must_use]
+pub fn unix_time() -> Duration {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
 }

@@ -24,13 +24,15 @@ use std::thread::JoinHandle;
 use arc_swap::ArcSwap;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
-use overlay_proto::control::{Command, Event, Limits, LocalPort, Slot};
+use overlay_proto::control::{Command, Detail, Event, Limits, LocalPort, Slot};
 use overlay_proto::node::Node;
 use overlay_proto::tunnel::wireguard::WireGuardCarrier;
 use tokio::io::Interest;
 use tokio::net::UnixDatagram;
+use vde_switch::mac::MacAddr;
 use vde_switch::station::Station;
 
+use crate::capture::Tee;
 use crate::clock;
 use crate::udp::Udp;
 
@@ -65,6 +67,7 @@ struct Shared {
     node: Node,
     udp: Udp,
     taps: ArcSwap<Vec<Arc<Tap>>>,
+    tee: Tee,
     stop: AtomicBool,
     wake_tx: EventFd,
     wake_rx: EventFd,
@@ -93,6 +96,7 @@ impl DataPlane {
             node: Node::new(config.slot, carrier, clock::now()),
             udp: Udp::new(config.udp)?,
             taps: ArcSwap::default(),
+            tee: Tee::default(),
             stop: AtomicBool::new(false),
             wake_tx: eventfd()?,
             wake_rx: eventfd()?,
@@ -132,6 +136,24 @@ impl DataPlane {
     ) -> io::Result<()> {
         let command = Command::AttachPort { port, stations, limits };
         control::send_command(&self.socket, &command, Some(tap.as_fd()))
+    }
+
+    /// Begins a capture of a port to `records`, one end of a [`pair`](crate::capture::pair).
+    ///
+    /// With a `station`, only frames between the port and that one. The other end is closed if the
+    /// data plane has no such port or too many captures.
+    ///
+    /// # Errors
+    /// As [`DataPlane::send`].
+    pub fn capture(
+        &self,
+        port: LocalPort,
+        detail: Detail,
+        station: Option<MacAddr>,
+        records: OwnedFd,
+    ) -> io::Result<()> {
+        let command = Command::Capture { port, detail, station };
+        control::send_command(&self.socket, &command, Some(records.as_fd()))
     }
 
     /// Returns the next event, `None` once the data plane has stopped.
@@ -201,6 +223,7 @@ impl Shared {
     fn remove_tap(&self, port: LocalPort) {
         let taps = self.taps.load().iter().filter(|tap| tap.port != port).cloned().collect();
         self.taps.store(Arc::new(taps));
+        self.tee.end(port);
         notify(&self.wake_tx);
     }
 }

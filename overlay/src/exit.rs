@@ -22,6 +22,31 @@ pub enum Exit {
     Confinement = 5,
 }
 
+impl Exit {
+    /// All of them, by number.
+    pub const ALL: [Self; 6] = [
+        Self::Done,
+        Self::Failed,
+        Self::Usage,
+        Self::Refused,
+        Self::Unreachable,
+        Self::Confinement,
+    ];
+
+    /// Says in a sentence what it means.
+    #[must_use]
+    pub const fn words(self) -> &'static str {
+        match self {
+            Self::Done => "What was asked for is done.",
+            Self::Failed => "It failed, for a reason of this host or of the program.",
+            Self::Usage => "It was asked for wrongly.",
+            Self::Refused => "The other party refused, or evicted this one.",
+            Self::Unreachable => "The other party could not be reached.",
+            Self::Confinement => "The guest could not be confined, so it was not started.",
+        }
+    }
+}
+
 impl From<Exit> for ExitCode {
     fn from(exit: Exit) -> Self {
         Self::from(exit as u8)

@@ -2,28 +2,34 @@
 //!
 //! # Theory of operation
 //! A request is one line of JSON, its answer another; a connection may carry many. The server
-//! hands each to the program's one event loop as a [`Call`] and writes what comes back. Who may
-//! connect is said by the permissions of the folder, mode 0700.
+//! hands each to the program's one event loop as a [`Call`] and writes what comes back, with a
+//! descriptor if one is handed over; none is ever taken. Who may connect is said by the permissions
+//! of the folder, mode 0700.
 //!
 //! # Limits
 //! [`CONNECTIONS_MAX`] at once (more wait), [`REQUEST_LEN_MAX`] and [`ANSWER_LEN_MAX`] bytes a
 //! line, [`ANSWER_AFTER_MAX`] for an answer.
 
 use std::fs::{self, File};
-use std::io::{self, BufRead, BufReader, Read, Write};
-use std::os::fd::AsRawFd;
+use std::io::{self, BufRead, BufReader, IoSlice, IoSliceMut, Read, Write};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use nix::cmsg_space;
+use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, recvmsg, sendmsg};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader as AsyncBufReader};
+use tokio::io::{
+    AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader as AsyncBufReader, Interest,
+};
 use tokio::net::{UnixListener, UnixStream as AsyncUnixStream};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
+use crate::dataplane::sys::own;
 use crate::state;
 
 /// Most connections at once.
@@ -32,6 +38,8 @@ pub const CONNECTIONS_MAX: usize = 16;
 pub const REQUEST_LEN_MAX: u64 = 64 * 1024;
 /// Longest answer, in bytes: a status of 500 guests is a tenth of it.
 pub const ANSWER_LEN_MAX: u64 = 4 * 1024 * 1024;
+/// Most of an answer that comes together with a descriptor at once.
+const FIRST_PART_LEN_MAX: usize = 4096;
 /// How long either side waits for the other.
 pub const ANSWER_AFTER_MAX: Duration = Duration::from_secs(10);
 /// Requests that wait for the event loop.
@@ -43,7 +51,22 @@ pub struct Call<Q> {
     /// What was asked.
     pub request: Q,
     /// Takes the answer; dropped, the asker is told that there is none.
-    pub answer: oneshot::Sender<Value>,
+    pub answer: oneshot::Sender<Answer>,
+}
+
+/// An answer, and a descriptor that goes to the asker with it, if there is one.
+#[derive(Debug)]
+pub struct Answer {
+    /// What is said.
+    pub value: Value,
+    /// What is handed over.
+    pub fd: Option<OwnedFd>,
+}
+
+impl From<Value> for Answer {
+    fn from(value: Value) -> Self {
+        Self { value, fd: None }
+    }
 }
 
 /// A listening socket; its file is gone when this is dropped.
@@ -130,25 +153,41 @@ async fn serve<Q: DeserializeOwned>(
         if limited.read_until(b'\n', &mut line).await? == 0 {
             return Ok(());
         }
-        let mut answer = match serde_json::from_slice(&line) {
-            Err(error) => json!({ "error": format!("no such request: {error}") }),
+        let Answer { value, fd } = match serde_json::from_slice(&line) {
+            Err(error) => json!({ "error": format!("no such request: {error}") }).into(),
             Ok(request) => {
                 let (sender, receiver) = oneshot::channel();
                 let asked = calls.send(Call { request, answer: sender }).await.is_ok();
                 let answered = tokio::time::timeout(ANSWER_AFTER_MAX, receiver).await;
                 match answered {
                     Ok(Ok(answer)) if asked => answer,
-                    _ => json!({ "error": "the program is busy or about to end" }),
+                    _ => json!({ "error": "the program is busy or about to end" }).into(),
                 }
             }
-        }
-        .to_string();
-        answer.push('\n');
-        writing.write_all(answer.as_bytes()).await?;
+        };
+        let mut line = value.to_string().into_bytes();
+        line.push(b'\n');
+        let sent = match &fd {
+            Some(fd) => hand_over(writing.as_ref(), &line, fd).await?,
+            None => 0,
+        };
+        writing.write_all(&line[sent..]).await?;
         if line.last() != Some(&b'\n') {
             return Ok(()); // cut off by the bound, or by the end
         }
     }
+}
+
+/// Sends the start of an answer, and a descriptor with it; returns how much went.
+async fn hand_over(socket: &AsyncUnixStream, line: &[u8], fd: &OwnedFd) -> io::Result<usize> {
+    let fds = [fd.as_raw_fd()];
+    let rights = [ControlMessage::ScmRights(&fds)];
+    let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
+    let send = || {
+        let line = [IoSlice::new(line)];
+        Ok(sendmsg::<()>(socket.as_raw_fd(), &line, &rights, flags, None)?)
+    };
+    socket.async_io(Interest::WRITABLE, send).await
 }
 
 /// The asking side, for commands that run and end.
@@ -182,11 +221,48 @@ impl Client {
     /// # Errors
     /// [`LocalError::Refused`] with the program's words, [`LocalError::Io`].
     pub fn ask(&mut self, request: &impl Serialize) -> Result<Value, LocalError> {
+        self.say(request)?;
+        self.read_answer(Vec::new())
+    }
+
+    /// Asks for a descriptor, which comes with the answer.
+    ///
+    /// # Errors
+    /// As [`Client::ask`]; an answer without a descriptor is none.
+    pub fn ask_fd(&mut self, request: &impl Serialize) -> Result<(Value, OwnedFd), LocalError> {
+        self.say(request)?;
+        let mut buffer = vec![0; FIRST_PART_LEN_MAX];
+        let mut space = cmsg_space!([RawFd; 1]);
+        let mut slices = [IoSliceMut::new(&mut buffer)];
+        let flags = MsgFlags::MSG_CMSG_CLOEXEC;
+        // Nothing waits in the reader: answers come one by one, and each was read to its end.
+        let socket = self.stream.get_ref().as_raw_fd();
+        let received = recvmsg::<()>(socket, &mut slices, Some(&mut space), flags);
+        let received = received.map_err(io::Error::from)?;
+        let mut fds = Vec::new();
+        for control in received.cmsgs().map_err(io::Error::from)? {
+            if let ControlMessageOwned::ScmRights(raw) = control {
+                fds.extend(raw.into_iter().map(own));
+            }
+        }
+        let len = received.bytes;
+        buffer.truncate(len);
+        let value = self.read_answer(buffer)?;
+        let fd = fds.into_iter().next();
+        Ok((value, fd.ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData))?))
+    }
+
+    fn say(&mut self, request: &impl Serialize) -> Result<(), LocalError> {
         let mut line = serde_json::to_vec(request).map_err(io::Error::other)?;
         line.push(b'\n');
-        self.stream.get_mut().write_all(&line)?;
-        let mut answer = Vec::new();
-        (&mut self.stream).take(ANSWER_LEN_MAX).read_until(b'\n', &mut answer)?;
+        Ok(self.stream.get_mut().write_all(&line)?)
+    }
+
+    /// Reads what is left of an answer.
+    fn read_answer(&mut self, mut answer: Vec<u8>) -> Result<Value, LocalError> {
+        if answer.last() != Some(&b'\n') {
+            (&mut self.stream).take(ANSWER_LEN_MAX).read_until(b'\n', &mut answer)?;
+        }
         if answer.is_empty() {
             return Err(LocalError::Io(io::ErrorKind::UnexpectedEof.into()));
         }
@@ -235,7 +311,7 @@ mod tests {
     async fn double(mut server: Server<u64>) {
         loop {
             let call = server.call().await;
-            let _ = call.answer.send(json!({ "double": call.request * 2 }));
+            let _ = call.answer.send(json!({ "double": call.request * 2 }).into());
         }
     }
 
@@ -260,5 +336,38 @@ mod tests {
         let _ = task.await;
         assert!(!path.exists(), "the socket's file is gone");
         assert!(Client::connect(&path).expect("allowed").is_none());
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+    async fn a_descriptor_comes_with_its_answer_and_an_answer_without_one_is_none() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("s.sock");
+        let mut server: Server<bool> = Server::listen(&path).expect("listening");
+        let (mut ours, theirs) = UnixStream::pair().expect("a pair");
+        let task = tokio::spawn(async move {
+            let mut theirs = Some(OwnedFd::from(theirs));
+            loop {
+                let call = server.call().await;
+                let fd = theirs.take().filter(|_| call.request);
+                // Longer than what comes at once with a descriptor.
+                let value = json!({ "words": "x".repeat(FIRST_PART_LEN_MAX * 2) });
+                let _ = call.answer.send(Answer { value, fd });
+            }
+        });
+        let asked = path.clone();
+        tokio::task::spawn_blocking(move || {
+            let mut client = Client::connect(&asked).expect("allowed").expect("listening");
+            let (value, fd) = client.ask_fd(&true).expect("handed over");
+            assert_eq!(value["words"].as_str().map(str::len), Some(FIRST_PART_LEN_MAX * 2));
+            ours.write_all(b"hello").expect("open");
+            let mut heard = [0; 5];
+            UnixStream::from(fd).read_exact(&mut heard).expect("the other end");
+            assert_eq!(&heard, b"hello");
+            assert!(client.ask_fd(&false).is_err());
+            assert!(client.ask(&true).is_ok(), "the connection lives on");
+        })
+        .await
+        .expect("no panic");
+        task.abort();
     }
 }

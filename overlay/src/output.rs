@@ -38,6 +38,15 @@ pub fn short_count(count: f64) -> String {
     }
 }
 
+/// Writes a rate in both units: `1.2 Mbit/s 310/s`, or a dash for none.
+#[must_use]
+pub fn rate(bps: f64, fps: f64) -> String {
+    if fps < 0.05 {
+        return "–".to_owned();
+    }
+    format!("{}bit/s {}/s", short_count(bps), short_count(fps.ceil()).trim_end())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,5 +1,6 @@
 //! What other commands ask a running `overlay-seller join`, over its local socket.
 
+use overlay_proto::control::Detail;
 use serde::{Deserialize, Serialize};
 
 /// A request.
@@ -8,6 +9,11 @@ use serde::{Deserialize, Serialize};
 pub(crate) enum Request {
     /// Answered by a [`LeaseStatus`].
     Status,
+    /// Answered by a [`Captured`](overlay::capture::Captured) and the descriptor of its records.
+    Pcap {
+        /// How much of each frame.
+        detail: Detail,
+    },
     /// Answered by `{}`; then the program leaves the order and ends.
     Leave,
 }
@@ -40,10 +46,30 @@ pub(crate) struct LeaseStatus {
     /// `up`, `data` (no control connection), `control` (no data yet), `away` (neither), `suspended`
     /// (the grant ran out) or `stopped`.
     pub(crate) state: String,
+    /// Seconds that its grant still lives; `None` if it ran out or the lease does not run.
+    pub(crate) lease_left_s: Option<u64>,
+    /// Seconds since the guest's first frame; `None` if it never sent one.
+    pub(crate) first_frame_s: Option<u64>,
+    /// How often its address was handed out by DHCP.
+    pub(crate) addresses_given: u64,
+    /// Frames that came from the guest.
+    pub(crate) in_frames: u64,
     /// Bytes of frames that came from the guest.
     pub(crate) in_bytes: u64,
+    /// Bits a second of them, over the last seconds.
+    pub(crate) in_bps: f64,
+    /// Frames a second of them.
+    pub(crate) in_fps: f64,
+    /// Frames handed to the guest.
+    pub(crate) out_frames: u64,
     /// Bytes of frames handed to the guest.
     pub(crate) out_bytes: u64,
+    /// Bits a second of them, over the last seconds.
+    pub(crate) out_bps: f64,
+    /// Frames a second of them.
+    pub(crate) out_fps: f64,
     /// Frames dropped, by reason.
     pub(crate) drops: std::collections::BTreeMap<String, u64>,
+    /// Those reasons in words.
+    pub(crate) reasons: std::collections::BTreeMap<String, String>,
 }

@@ -6,7 +6,9 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
+use overlay::capture::PcapArgs;
 use overlay::duration;
+use overlay::manual::{CompletionsArgs, ManArgs};
 use vde_attach::tap::IfName;
 
 /// A seller's host: gives a guest its place on a buyer's segment, and nothing else.
@@ -36,6 +38,12 @@ pub(crate) enum Command {
     Status(Status),
     /// Ends a lease, or all of them
     Leave(Leave),
+    /// Captures the frames of a guest of this host at its port, as pcapng
+    Pcap(Pcap),
+    /// Prints a completion script: load it by `source <(overlay-seller completions bash)`
+    Completions(CompletionsArgs),
+    /// Prints a man page: read it by `overlay-seller man | man -l -`
+    Man(ManArgs),
 }
 
 #[derive(Debug, Args)]
@@ -101,6 +109,24 @@ pub(crate) struct Leave {
     pub(crate) order: Option<String>,
 }
 
+#[derive(Debug, Args)]
+pub(crate) struct Pcap {
+    /// The order's name or id; ORDER/GUEST if this host has several guests of it [default: the one
+    /// guest that is joined]
+    #[arg(value_name = "ORDER[/GUEST]")]
+    pub(crate) lease: Option<String>,
+
+    #[command(flatten)]
+    pub(crate) how: PcapArgs,
+}
+
+/// What the man pages say of files; the state directory goes without saying.
+pub(crate) const FILES: [(&str, &str); 3] = [
+    ("node.pem", "The key of this node, in the state directory: the buyers' tickets hang on it."),
+    ("leases/ID-SLOT.redb", "A lease: its ticket and its data key."),
+    ("run/seller-ID-SLOT.sock", "How the other commands reach a running lease."),
+];
+
 /// How the guest is plugged in.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Attach {
@@ -142,6 +168,10 @@ mod tests {
             "overlay-seller status --json",
             "overlay-seller leave",
             "overlay-seller leave farm",
+            "overlay-seller pcap",
+            "overlay-seller pcap farm/g1 --full --count 3 -w x.pcapng",
+            "overlay-seller completions zsh",
+            "overlay-seller man join",
         ] {
             let words = line.split_whitespace();
             Cli::try_parse_from(words).unwrap_or_else(|error| panic!("{line}: {error}"));
@@ -162,6 +192,11 @@ mod tests {
             let error = Cli::try_parse_from(line.split(' ')).expect_err(line);
             assert_eq!(error.exit_code(), 2, "{line}");
         }
+    }
+
+    #[test]
+    fn completions_and_pages_know_every_command_and_option() {
+        assert_eq!(overlay::manual::faults(&Cli::command(), &FILES), [""; 0]);
     }
 
     /// Everything `--help` prints, as it is committed in `help.txt`: scripts rely on it.

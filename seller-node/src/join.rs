@@ -15,6 +15,7 @@ mod link;
 mod report;
 mod seat;
 mod serve;
+mod story;
 
 use std::net::SocketAddr;
 use std::path::Path;

@@ -9,10 +9,12 @@ mod ticket;
 use std::io::Write;
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::{CommandFactory, Parser};
 use overlay::exit::{self, Exit};
+use overlay::manual;
+use overlay::output::line;
 
-use crate::args::{Cli, Command};
+use crate::args::{Cli, Command, FILES};
 
 const PROGRAM: &str = "overlay-seller";
 
@@ -39,6 +41,15 @@ fn run(cli: Cli) -> anyhow::Result<Exit> {
         Command::Resume(args) => join::resume(state, &args),
         Command::Status(args) => ask::status(state, &args),
         Command::Leave(args) => ask::leave(state, &args),
+        Command::Pcap(args) => ask::pcap(state, &args),
+        Command::Completions(args) => {
+            line(manual::completions(Cli::command(), args.shell).trim_end())?;
+            Ok(Exit::Done)
+        }
+        Command::Man(args) => {
+            line(manual::page(Cli::command(), args.command.as_deref(), &FILES)?.trim_end())?;
+            Ok(Exit::Done)
+        }
     }
 }
 

@@ -2,9 +2,15 @@
 
 use std::time::Duration;
 
+use overlay::capture::{self, Captured};
+use overlay::clock;
+use overlay::drops;
+use overlay::exit::{Exit, Fault};
+use overlay::local::Answer;
 use overlay::store::StoreError;
-use overlay_proto::control::{Command, Slot};
-use serde_json::{Value, json};
+use overlay_proto::control::{Command, Detail, LocalPort, Slot};
+use overlay_proto::registry::MemberInfo;
+use serde_json::json;
 use tokio::sync::oneshot;
 use vde_attach::link;
 
@@ -21,7 +27,7 @@ impl Gateway {
     pub(super) fn handle_request(
         &mut self,
         request: Request,
-        answer: oneshot::Sender<Value>,
+        answer: oneshot::Sender<Answer>,
     ) -> anyhow::Result<bool> {
         let mut is_last = false;
         let answered = match request {
@@ -34,6 +40,14 @@ impl Gateway {
             Request::Change(change) => self.change(&change).map(|()| json!({})),
             Request::Ping { guest } => {
                 self.ping(guest.as_str(), answer);
+                return Ok(false);
+            }
+            Request::Pcap { guest, detail } => {
+                // Whoever asked may have gone; then nobody holds the other end.
+                let _ = answer.send(
+                    self.capture(guest.as_str(), detail)
+                        .unwrap_or_else(|error| json!({ "error": format!("{error:#}") }).into()),
+                );
                 return Ok(false);
             }
             Request::Down => {
@@ -49,7 +63,7 @@ impl Gateway {
             }
         };
         // Whoever asked may have gone.
-        let _ = answer.send(value);
+        let _ = answer.send(value.into());
         failed.map_or(Ok(is_last), Err)
     }
 
@@ -74,19 +88,37 @@ impl Gateway {
         Ok(())
     }
 
-    fn ping(&mut self, guest: &str, answer: oneshot::Sender<Value>) {
+    fn guest(&self, guest: &str) -> Result<MemberInfo, Fault> {
         let known = self.book.registry.members().find(|m| m.record.name.as_str() == guest);
-        let Some(member) = known else {
+        known.ok_or_else(|| {
             let order = &self.book.registry.order_record().name;
             let text = format!("order {order} has no guest named {guest}: see overlay-gw status");
-            let _ = answer.send(json!({ "error": text }));
-            return;
+            Fault::new(Exit::Failed, text)
+        })
+    }
+
+    fn capture(&self, guest: &str, detail: Detail) -> anyhow::Result<Answer> {
+        let station = self.guest(guest)?.station.mac;
+        let (records, readers) = capture::pair()?;
+        self.dataplane.capture(LocalPort::GUEST, detail, Some(station), records)?;
+        let name = format!("{}/{guest}", self.book.registry.order_record().name);
+        let words = format!("{}, frames from and to {station}", self.tap);
+        Ok(Answer { value: json!(Captured { name, words }), fd: Some(readers) })
+    }
+
+    fn ping(&mut self, guest: &str, answer: oneshot::Sender<Answer>) {
+        let member = match self.guest(guest) {
+            Ok(member) => member,
+            Err(fault) => {
+                let _ = answer.send(json!({ "error": fault.to_string() }).into());
+                return;
+            }
         };
         self.ping_id_last = self.ping_id_last.wrapping_add(1);
         let (slot, id) = (member.record.slot, self.ping_id_last);
         match self.dataplane.send(&Command::Ping { slot, id }) {
             Ok(()) => drop(self.pings.insert(id, answer)),
-            Err(error) => drop(answer.send(json!({ "error": error.to_string() }))),
+            Err(error) => drop(answer.send(json!({ "error": error.to_string() }).into())),
         }
     }
 
@@ -101,7 +133,8 @@ impl Gateway {
             you: order.station(Slot::GATEWAY).map_or(String::new(), |own| own.ipv4.to_string()),
             port: order.port,
             state: "running".to_owned(),
-            guests: self.guests.status(&self.book.registry),
+            guests: self.guests.status(&self.book.registry, clock::now()),
+            reasons: drops::all_words(&self.guests.drops()),
             drops: self.guests.drops(),
         }
     }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use overlay::meter::Meter;
 use overlay_proto::control::{MemberStats, PathKind, Slot, Stats};
 use overlay_proto::identity::NodeId;
 use overlay_proto::names::Name;
@@ -16,13 +17,15 @@ use crate::api::GuestStatus;
 struct Live {
     path: PathKind,
     stats: Option<MemberStats>,
-    rate_bps: f64,
+    sent: Meter,
+    received: Meter,
     has_stream: bool,
 }
 
 impl Default for Live {
     fn default() -> Self {
-        Self { path: PathKind::None, stats: None, rate_bps: 0.0, has_stream: false }
+        let (sent, received) = (Meter::default(), Meter::default());
+        Self { path: PathKind::None, stats: None, sent, received, has_stream: false }
     }
 }
 
@@ -31,7 +34,6 @@ impl Default for Live {
 pub(crate) struct Guests {
     live: BTreeMap<Slot, Live>,
     drops: Vec<(String, u64)>,
-    measured_at: Option<Instant>,
 }
 
 impl Guests {
@@ -55,23 +57,21 @@ impl Guests {
         self.live.remove(&slot);
     }
 
-    /// Takes the data plane's counters; rates are over the time since the last ones.
-    pub(crate) fn set_stats(&mut self, stats: Stats, now: Instant) {
-        let seconds = self.measured_at.map(|at| (now - at).as_secs_f64());
-        self.measured_at = Some(now);
+    /// Takes the data plane's counters; returns whose first frame came since the last ones.
+    pub(crate) fn set_stats(&mut self, stats: Stats, now: Instant) -> Vec<Slot> {
+        let mut first = Vec::new();
         self.drops = stats.drops;
         for stats in stats.members {
             let Some(live) = self.live.get_mut(&stats.slot) else { continue };
-            let bytes = |stats: &MemberStats| stats.sent_bytes.saturating_add(stats.received_bytes);
-            let before = live.stats.as_ref().map_or(0, bytes);
-            let new = bytes(&stats).saturating_sub(before);
-            live.rate_bps = match seconds {
-                // Exact below 2^53 bytes in a second.
-                Some(seconds) if seconds > 0.0 => new as f64 * 8.0 / seconds,
-                _ => 0.0,
-            };
+            live.sent.look(stats.sent_frames, stats.sent_bytes, now);
+            live.received.look(stats.received_frames, stats.received_bytes, now);
+            let was_silent = live.stats.as_ref().is_none_or(|old| old.received_frames == 0);
+            if was_silent && stats.received_frames > 0 {
+                first.push(stats.slot);
+            }
             live.stats = Some(stats);
         }
+        first
     }
 
     /// Returns the drops by reason.
@@ -82,7 +82,7 @@ impl Guests {
     /// Describes all members of the registry.
     ///
     /// Guests that were evicted are listed behind them, as long as nobody has their place.
-    pub(crate) fn status(&self, registry: &Registry) -> Vec<GuestStatus> {
+    pub(crate) fn status(&self, registry: &Registry, now: Instant) -> Vec<GuestStatus> {
         let members: Vec<_> = registry.members().collect();
         let is_member = |slot| members.iter().any(|member| member.record.slot == slot);
         let evicted = registry.tickets().filter(|ticket| !is_member(ticket.slot));
@@ -93,11 +93,14 @@ impl Guests {
             status.state = "evicted".to_owned();
             Some(status)
         });
-        members.iter().map(|member| self.one(member)).chain(evicted).collect()
+        members.iter().map(|member| self.one(member, now)).chain(evicted).collect()
     }
 
-    fn one(&self, member: &MemberInfo) -> GuestStatus {
+    fn one(&self, member: &MemberInfo, now: Instant) -> GuestStatus {
         let mut status = silent(&member.record, &member.station);
+        if member.standing == Standing::Live {
+            status.lease_left_s = Some((member.expires_at - now).as_secs());
+        }
         let Some(live) = self.live.get(&member.record.slot) else { return status };
         let up = live.path != PathKind::None;
         (status.path, status.remote) = match live.path {
@@ -116,8 +119,14 @@ impl Guests {
         if let Some(stats) = &live.stats {
             status.rtt_ms = stats.rtt_us.map(|us| f64::from(us) / 1000.0);
             status.loss_percent = stats.loss_percent;
-            status.rate_bps = live.rate_bps;
+            status.heard_ms = stats.heard_ms;
+            status.has_spoken = stats.received_frames > 0;
+            (status.sent_bps, status.sent_fps) = (live.sent.bps(), live.sent.fps());
+            (status.received_bps, status.received_fps) = (live.received.bps(), live.received.fps());
+            status.rate_bps = status.sent_bps + status.received_bps;
             status.dropped = stats.dropped;
+            status.sent_frames = stats.sent_frames;
+            status.received_frames = stats.received_frames;
             status.sent_bytes = stats.sent_bytes;
             status.received_bytes = stats.received_bytes;
         }
@@ -127,7 +136,9 @@ impl Guests {
 
 /// Describes a guest of which nothing is heard.
 pub(crate) fn silent(record: &SlotRecord, station: &Station) -> GuestStatus {
-    bare(&record.name, record.seller, station)
+    let mut status = bare(&record.name, record.seller, station);
+    status.joined_at = record.joined_at;
+    status
 }
 
 fn bare(guest: &Name, seller: NodeId, station: &Station) -> GuestStatus {
@@ -140,10 +151,20 @@ fn bare(guest: &Name, seller: NodeId, station: &Station) -> GuestStatus {
         remote: None,
         rtt_ms: None,
         loss_percent: 0,
+        lease_left_s: None,
+        joined_at: 0,
+        heard_ms: None,
+        has_spoken: false,
         rate_bps: 0.0,
+        sent_bps: 0.0,
+        sent_fps: 0.0,
+        received_bps: 0.0,
+        received_fps: 0.0,
         state: "away".to_owned(),
         dropped: 0,
+        sent_frames: 0,
         sent_bytes: 0,
+        received_frames: 0,
         received_bytes: 0,
     }
 }
@@ -154,7 +175,7 @@ mod tests {
 
     use super::*;
 
-    fn stats(bytes: u64) -> Stats {
+    fn stats(received_frames: u64, sent_bytes: u64) -> Stats {
         let member = MemberStats {
             slot: Slot(1),
             path: PathKind::Relay,
@@ -162,8 +183,8 @@ mod tests {
             loss_percent: 2,
             heard_ms: None,
             sent_frames: 0,
-            sent_bytes: bytes,
-            received_frames: 0,
+            sent_bytes,
+            received_frames,
             received_bytes: 0,
             dropped: 3,
         };
@@ -171,16 +192,16 @@ mod tests {
     }
 
     #[test]
-    fn rates_are_what_was_new_since_the_last_look() {
+    fn a_guests_first_frame_is_news_once_and_rates_are_recent() {
         let mut guests = Guests::default();
         assert_eq!(guests.set_path(Slot(1), PathKind::Relay), PathKind::None);
         let at = |seconds| Instant::ZERO + Duration::from_secs(seconds);
-        guests.set_stats(stats(1000), at(1));
-        guests.set_stats(stats(3000), at(3));
+        assert!(guests.set_stats(stats(0, 1000), at(1)).is_empty());
+        assert_eq!(guests.set_stats(stats(2, 3000), at(3)), [Slot(1)]);
+        assert!(guests.set_stats(stats(3, 3000), at(4)).is_empty());
         let live = &guests.live[&Slot(1)];
-        assert!((live.rate_bps - 8000.0).abs() < 1e-6, "{}", live.rate_bps);
+        assert!((live.received.fps() - 1.0).abs() < 1e-6, "{}", live.received.fps());
+        assert!((live.sent.bps() - 16_000.0 / 3.0).abs() < 1e-6, "{}", live.sent.bps());
         assert_eq!(guests.drops()["policy"], 3);
-        guests.set_stats(stats(0), at(4)); // a data plane that started anew
-        assert!(guests.live[&Slot(1)].rate_bps.abs() < 1e-6);
     }
 }

@@ -5,11 +5,15 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use overlay::duration;
+#[cfg(not(test))]
 use overlay::output::line;
 use overlay_proto::control::PathKind;
 use overlay_proto::registry::{MemberInfo, OrderRecord};
 use serde_json::{Value, json};
 use vde_switch::station::Station;
+
+#[cfg(test)]
+use self::tests::line;
 
 /// Prints lines for people, or objects for programs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -90,6 +94,12 @@ impl Report {
         self.print(&format!("{guest} path {kind}{shown} ({reason})"), &object)
     }
 
+    /// A guest's first frame came here since this program runs.
+    pub(crate) fn first_frame(self, guest: &str) -> io::Result<()> {
+        let object = json!({ "event": "first_frame", "guest": guest });
+        self.print(&format!("{guest} up (its first frame came)"), &object)
+    }
+
     /// A guest's seller took it away.
     pub(crate) fn left(self, guest: &str) -> io::Result<()> {
         self.print(&format!("{guest} left"), &json!({ "event": "left", "guest": guest }))
@@ -124,3 +134,6 @@ impl Report {
         self.print(&format!("{guest} lost"), &json!({ "event": "lost", "guest": guest }))
     }
 }
+
+#[cfg(test)]
+mod tests;

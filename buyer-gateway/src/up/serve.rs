@@ -17,14 +17,14 @@ use std::time::Duration;
 use anyhow::bail;
 use overlay::clock;
 use overlay::dataplane::DataPlane;
-use overlay::local::{Call, Server};
+use overlay::local::{Answer, Call, Server};
 use overlay::p2p::GatewayEvent;
 use overlay::signals::Signals;
 use overlay_proto::control::{Command, Event, PathKind, Slot};
 use overlay_proto::dial::DialRules;
 use overlay_proto::membership::GatewayPlane;
 use overlay_proto::registry::{MemberInfo, Standing};
-use serde_json::{Value, json};
+use serde_json::json;
 use tokio::sync::{mpsc, oneshot};
 use vde_attach::tap::IfName;
 use vde_switch::time::Instant;
@@ -62,7 +62,7 @@ pub(super) struct Gateway {
     pub(super) arrivals: BTreeMap<Slot, Arrival>,
     /// Whose grants ran out, as told to the user.
     suspended: BTreeSet<Slot>,
-    pub(super) pings: BTreeMap<u32, oneshot::Sender<Value>>,
+    pub(super) pings: BTreeMap<u32, oneshot::Sender<Answer>>,
     pub(super) ping_id_last: u32,
 }
 
@@ -138,10 +138,16 @@ impl Gateway {
                 let ipv4 = self.member(slot).map_or(String::new(), |m| m.station.ipv4.to_string());
                 let rtt_ms = rtt_us.map(|us| f64::from(us) / 1000.0);
                 if let Some(answer) = self.pings.remove(&id) {
-                    let _ = answer.send(json!(Pong { ipv4, rtt_ms }));
+                    let _ = answer.send(json!(Pong { ipv4, rtt_ms }).into());
                 }
             }
-            Event::Stats(stats) => self.guests.set_stats(stats, clock::now()),
+            Event::Stats(stats) => {
+                for slot in self.guests.set_stats(stats, clock::now()) {
+                    if let Some(member) = self.member(slot) {
+                        self.report.first_frame(member.record.name.as_str())?;
+                    }
+                }
+            }
             Event::PortLost { port: _, reason } => {
                 bail!("this computer's interface is gone: {reason}")
             }

@@ -8,6 +8,7 @@
 use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
+use vde_switch::mac::MacAddr;
 pub use vde_switch::serve::{GuestConfig, Route};
 use vde_switch::station::{Segment, Station};
 
@@ -139,6 +140,25 @@ pub enum Command {
     },
     /// Which networks are behind which stations; replaces those that were set before.
     SetRoutes(Vec<Route>),
+    /// Copies the frames of a local port to the descriptor attached to this message, until its
+    /// other end closes. The shell's alone: no frame goes another way for it.
+    Capture {
+        /// Which.
+        port: LocalPort,
+        /// How much of each frame.
+        detail: Detail,
+        /// Only frames from or to this station, group frames of the port included.
+        station: Option<MacAddr>,
+    },
+}
+
+/// How much of a frame a capture shows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Detail {
+    /// Its headers, Ethernet to transport: no byte that a program wrote.
+    Headers,
+    /// All of it.
+    Frames,
 }
 
 /// How datagrams reach a member.

@@ -18,6 +18,12 @@ macro_rules! reasons {
             pub const fn name(self) -> &'static str {
                 match self { $(Self::$variant => $name,)+ }
             }
+
+            /// Says in a sentence what was wrong.
+            #[must_use]
+            pub const fn describe(self) -> &'static str {
+                match self { $(Self::$variant => concat!($($doc),+).trim_ascii(),)+ }
+            }
         }
     };
 }
@@ -28,7 +34,7 @@ reasons! {
     /// A frame above what its port may send, by the guest's grant.
     RateLimit = "rate-limit",
     /// A frame whose virtio-net header asks for what is not offered.
-    BadHeader = "bad-header",
+    BadHeader = "bad-offload-header",
     /// A frame waited for a tunnel and its queue was full.
     PendingFull = "tunnel-queue-full",
     /// A frame waited for a tunnel that did not come up in time.
@@ -38,7 +44,7 @@ reasons! {
     /// The engine did not seal it: the session ended in between.
     NotSealed = "not-sealed",
     /// A frame longer than the tunnel splits.
-    TooLong = "too-long",
+    TooLong = "too-long-to-split",
     /// The attachment's queue was full: the guest does not drain it.
     PortFull = "port-full",
     /// The attachment is gone.

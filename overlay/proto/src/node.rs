@@ -171,7 +171,7 @@ impl Node {
             }
             Command::GetStats => self.common.tell(Event::Stats(self.stats(now))),
             Command::Live(life) => self.common.live(life, now),
-            Command::Shutdown => {}
+            Command::Shutdown | Command::Capture { .. } => {}
         }
         Ok(())
     }

@@ -98,6 +98,7 @@ pub(super) fn serve(shared: &Shared, socket: OwnedFd) {
         if clock::now() - ticked_at >= TICK {
             ticked_at = clock::now();
             shared.node.tick(ticked_at, &mut Mover::new(shared));
+            shared.tee.tend();
         }
         hand_out(shared, &socket, &mut unsent);
     }
@@ -134,6 +135,16 @@ fn handle_commands(shared: &Shared, socket: &impl AsRawFd) -> bool {
 
 fn handle_command(shared: &Shared, command: Command, fd: Option<OwnedFd>) {
     let tap = match (&command, fd) {
+        (Command::Capture { port, detail, station }, fd) => {
+            let known = shared.taps.load().iter().any(|tap| tap.port == *port);
+            let begun = fd.filter(|_| known);
+            let begun = begun.is_some_and(|fd| shared.tee.begin(*port, *detail, *station, fd));
+            if !begun {
+                let reason = format!("no capture of port {} begins: too many, or no port", port.0);
+                shared.node.tell(Event::Refused { reason });
+            }
+            return;
+        }
         (Command::AttachPort { port, .. }, Some(fd)) => Some((*port, fd)),
         (Command::AttachPort { port, .. }, None) => {
             let reason = format!("port {} came without a descriptor", port.0);

@@ -28,7 +28,7 @@ pub(crate) fn force_buffers(socket: &UdpSocket, receive: usize, send: usize) -> 
 }
 
 /// Takes ownership of a descriptor that a control message has just brought.
-pub(super) fn own(fd: RawFd) -> OwnedFd {
+pub(crate) fn own(fd: RawFd) -> OwnedFd {
     // SAFETY: the kernel made this descriptor for us in recvmsg, and nobody else knows its number.
     unsafe { OwnedFd::from_raw_fd(fd) }
 }

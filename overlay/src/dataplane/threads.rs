@@ -18,6 +18,7 @@ use vde_switch::frame::FRAME_LEN_MAX;
 use vde_switch::vnet::VnetHdr;
 
 use super::{FRAMES_A_TURN, Shared, Tap};
+use crate::capture::Way;
 use crate::clock;
 use crate::udp::Receiver;
 
@@ -52,6 +53,7 @@ impl Io for Mover<'_> {
         rest.copy_from_slice(parts);
         match writev(&tap.fd, &slices[..=parts.len()]) {
             Ok(written) => {
+                self.shared.tee.copy(port, Way::ToGuest, parts);
                 tap.out_frames.fetch_add(1, Ordering::Relaxed);
                 let len = written.saturating_sub(VnetHdr::LEN) as u64;
                 tap.out_bytes.fetch_add(len, Ordering::Relaxed);
@@ -104,7 +106,11 @@ fn drain(shared: &Shared, tap: &Tap, buffer: &mut [u8], mover: &mut Mover<'_>) {
     let now = clock::now();
     for _ in 0..FRAMES_A_TURN {
         match read(&tap.fd, buffer) {
-            Ok(len) => outbound.handle_read(tap.port, &buffer[..len], now, mover),
+            Ok(len) => {
+                let frame = IoSlice::new(buffer.get(VnetHdr::LEN..len).unwrap_or_default());
+                shared.tee.copy(tap.port, Way::FromGuest, &[frame]);
+                outbound.handle_read(tap.port, &buffer[..len], now, mover);
+            }
             Err(Errno::EAGAIN | Errno::EINTR) => break,
             Err(error) => {
                 drop(outbound);

@@ -136,8 +136,18 @@ pub(crate) fn stopped_status(state: &StateDir, name: &str) -> anyhow::Result<Opt
         rtt_ms: None,
         members: 0,
         state: "stopped".to_owned(),
+        lease_left_s: None,
+        first_frame_s: None,
+        addresses_given: 0,
+        in_frames: 0,
         in_bytes: 0,
+        in_bps: 0.0,
+        in_fps: 0.0,
+        out_frames: 0,
         out_bytes: 0,
+        out_bps: 0.0,
+        out_fps: 0.0,
         drops: std::collections::BTreeMap::new(),
+        reasons: std::collections::BTreeMap::new(),
     }))
 }

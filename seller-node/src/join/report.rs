@@ -4,11 +4,15 @@ use std::io;
 use std::time::Duration;
 
 use overlay::duration;
+#[cfg(not(test))]
 use overlay::output::line;
 use overlay_proto::control::PathKind;
 use overlay_proto::grant::Grant;
 use overlay_proto::order::Config;
-use serde_json::json;
+use serde_json::{Value, json};
+
+#[cfg(test)]
+use self::tests::line;
 
 /// Prints lines for people, or objects for programs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,6 +33,13 @@ pub(crate) fn path_words(path: PathKind) -> (&'static str, Option<String>) {
 }
 
 impl Report {
+    fn print(self, text: &str, object: &Value) -> io::Result<()> {
+        match self {
+            Self::Text => line(text),
+            Self::Json => line(&object.to_string()),
+        }
+    }
+
     /// Data has passed both ways with the gateway.
     pub(crate) fn joined(
         self,
@@ -40,69 +51,62 @@ impl Report {
     ) -> io::Result<()> {
         let (station, mtu) = (grant.station, config.segment.mtu);
         let (path, remote) = path_words(path);
-        match self {
-            Self::Text => line(&format!(
-                "{}  {}  {}  mtu {mtu}  {attached}  order {}  path {path}  joined in {} ms",
-                grant.name,
-                station.ipv4,
-                station.ipv6,
-                config.name,
-                took.as_millis()
-            )),
-            Self::Json => line(
-                &json!({
-                    "event": "joined", "guest": grant.name, "ipv4": station.ipv4,
-                    "ipv6": station.ipv6, "mac": station.mac.to_string(), "mtu": mtu,
-                    "attached": attached, "order": config.name, "id": config.order.to_string(),
-                    "path": path, "remote": remote, "ms": took.as_secs_f64() * 1e3,
-                })
-                .to_string(),
-            ),
-        }
+        let text = format!(
+            "{}  {}  {}  mtu {mtu}  {attached}  order {}  path {path}  joined in {} ms",
+            grant.name,
+            station.ipv4,
+            station.ipv6,
+            config.name,
+            took.as_millis()
+        );
+        let object = json!({
+            "event": "joined", "guest": grant.name, "ipv4": station.ipv4, "ipv6": station.ipv6,
+            "mac": station.mac.to_string(), "mtu": mtu, "attached": attached,
+            "order": config.name, "id": config.order.to_string(), "path": path,
+            "remote": remote, "ms": took.as_secs_f64() * 1e3,
+        });
+        self.print(&text, &object)
+    }
+
+    /// The guest sent its first frame.
+    pub(crate) fn guest_up(self) -> io::Result<()> {
+        self.print("guest up (its first frame came)", &json!({ "event": "first_frame" }))
+    }
+
+    /// The guest asked for its address and has it.
+    pub(crate) fn address_handed_out(self) -> io::Result<()> {
+        self.print("address handed out (dhcp)", &json!({ "event": "address", "by": "dhcp" }))
     }
 
     /// The path to another member changed.
     pub(crate) fn path(self, to: &str, path: PathKind, reason: &str) -> io::Result<()> {
         let (kind, remote) = path_words(path);
-        match self {
-            Self::Text => {
-                let remote = remote.map_or(String::new(), |remote| format!(" {remote}"));
-                line(&format!("path to {to} {kind}{remote} ({reason})"))
-            }
-            Self::Json => line(
-                &json!({
-                    "event": "path", "to": to, "path": kind, "remote": remote, "reason": reason,
-                })
-                .to_string(),
-            ),
-        }
+        let shown = remote.as_ref().map_or(String::new(), |remote| format!(" {remote}"));
+        let object = json!({
+            "event": "path", "to": to, "path": kind, "remote": remote, "reason": reason,
+        });
+        self.print(&format!("path to {to} {kind}{shown} ({reason})"), &object)
     }
 
     /// The grant ran out: nothing flows until the buyer is heard again.
     pub(crate) fn suspended(self, life: Duration) -> io::Result<()> {
         let reason = format!("the buyer has not been heard for {}", duration::show(life));
-        match self {
-            Self::Text => line(&format!("suspended: {reason}")),
-            Self::Json => line(&json!({ "event": "suspended", "reason": reason }).to_string()),
-        }
+        let object = json!({ "event": "suspended", "reason": reason });
+        self.print(&format!("suspended: {reason}"), &object)
     }
 
     /// The grant was renewed.
     pub(crate) fn resumed(self) -> io::Result<()> {
-        match self {
-            Self::Text => line("resumed"),
-            Self::Json => line(&json!({ "event": "resumed" }).to_string()),
-        }
+        self.print("resumed", &json!({ "event": "resumed" }))
     }
 
     /// The control connection came back, or went.
     pub(crate) fn control(self, up: bool, reason: &str) -> io::Result<()> {
         let word = if up { "back" } else { "lost" };
-        match self {
-            Self::Text => line(&format!("control {word} ({reason})")),
-            Self::Json => {
-                line(&json!({ "event": "control", "up": up, "reason": reason }).to_string())
-            }
-        }
+        let object = json!({ "event": "control", "up": up, "reason": reason });
+        self.print(&format!("control {word} ({reason})"), &object)
     }
 }
+
+#[cfg(test)]
+mod tests;

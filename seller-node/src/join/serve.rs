@@ -11,17 +11,20 @@
 //! Clocks of a host that slept are noticed within [`STATS_INTERVAL`].
 
 use std::collections::BTreeMap;
+use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use anyhow::bail;
+use overlay::capture::{self, Captured};
 use overlay::clock;
 use overlay::dataplane::DataPlane;
+use overlay::drops;
 use overlay::duration;
 use overlay::exit::{Exit, Fault};
-use overlay::local::{Call, Server};
+use overlay::local::{Answer, Call, Server};
 use overlay::signals::Signals;
-use overlay_proto::control::{Command, Event, PathKind, Slot, Stats};
+use overlay_proto::control::{Command, Detail, Event, LocalPort, PathKind, Slot, Stats};
 use overlay_proto::membership::{LifeChange, Membership, MembershipError};
 use overlay_proto::messages::{JoinReply, RefuseReason, ToMember};
 use serde_json::json;
@@ -30,6 +33,7 @@ use vde_switch::time::Instant;
 use super::link::{Link, LinkEvent};
 use super::report::{Report, path_words};
 use super::seat::Seat;
+use super::story::{News, Story};
 use super::{nonce, refused, tell};
 use crate::api::{LeaseStatus, Request};
 
@@ -68,6 +72,7 @@ pub(super) struct Member {
     suspended_at: Option<Instant>,
     paths: BTreeMap<Slot, PathKind>,
     stats: Stats,
+    story: Story,
     /// Whether the guest's line was printed, and whether the log complained that it was not.
     told: Told,
     /// Whether the loss of the control connection was told.
@@ -97,6 +102,7 @@ impl Member {
             suspended_at: None,
             paths: BTreeMap::new(),
             stats: Stats::default(),
+            story: Story::default(),
             told: Told::Nothing,
             control_lost: false,
         }
@@ -134,8 +140,9 @@ impl Member {
                 },
                 Call { request, answer } = local.call() => {
                     let (value, is_last) = match request {
-                        Request::Status => (json!(self.status()), false),
-                        Request::Leave => (json!({}), true),
+                        Request::Status => (json!(self.status()).into(), false),
+                        Request::Pcap { detail } => (self.capture(detail), false),
+                        Request::Leave => (json!({}).into(), true),
                     };
                     let _ = answer.send(value); // whoever asked may have gone
                     if is_last {
@@ -227,11 +234,24 @@ impl Member {
     fn handle_event(&mut self, event: Event) -> anyhow::Result<()> {
         match event {
             Event::Path { slot, path, reason } => self.handle_path(slot, path, &reason)?,
-            Event::Stats(stats) => self.stats = stats,
+            Event::Stats(stats) => self.handle_stats(stats)?,
             Event::PortLost { port: _, reason } => bail!("the guest's interface is gone: {reason}"),
             Event::Refused { reason } => tracing::warn!(reason, "the data plane refused a command"),
             Event::Pong { .. } => {} // nobody asks here
         }
+        Ok(())
+    }
+
+    fn handle_stats(&mut self, stats: Stats) -> anyhow::Result<()> {
+        if let Some(port) = stats.ports.iter().find(|port| port.port == LocalPort::GUEST) {
+            for news in self.story.look(port, clock::now()) {
+                match news {
+                    News::FirstFrame => self.report.guest_up()?,
+                    News::Address => self.report.address_handed_out()?,
+                }
+            }
+        }
+        self.stats = stats;
         Ok(())
     }
 
@@ -311,6 +331,18 @@ impl Member {
         Ok(())
     }
 
+    fn capture(&self, detail: Detail) -> Answer {
+        let body = self.membership.ticket().body();
+        let begin = || -> io::Result<Answer> {
+            let (records, readers) = capture::pair()?;
+            self.dataplane.capture(LocalPort::GUEST, detail, None, records)?;
+            let name = format!("{}/{}", body.order_name, body.guest);
+            let captured = Captured { name, words: self.seat.words() };
+            Ok(Answer { value: json!(captured), fd: Some(readers) })
+        };
+        begin().unwrap_or_else(|error| json!({ "error": error.to_string() }).into())
+    }
+
     fn status(&self) -> LeaseStatus {
         let ticket = self.membership.ticket();
         let station = self.membership.grant().map(|grant| grant.station);
@@ -325,6 +357,7 @@ impl Member {
             (PathKind::Direct(_) | PathKind::Relay, true) => "up",
         };
         let (path, remote) = path_words(path);
+        let (now, counted) = (clock::now(), self.stats.drops.iter().cloned().collect());
         LeaseStatus {
             order: ticket.body().order_name.to_string(),
             id: self.membership.order().to_string(),
@@ -338,9 +371,19 @@ impl Member {
             rtt_ms: rtt_us.map(|us| f64::from(us) / 1000.0),
             members: self.membership.view().entries().len(),
             state: state.to_owned(),
+            lease_left_s: self.membership.expires_at().map(|at| (at - now).as_secs()),
+            first_frame_s: self.story.first_frame_at.map(|at| (now - at).as_secs()),
+            addresses_given: self.story.addresses_given,
+            in_frames: self.stats.ports.iter().map(|port| port.in_frames).sum(),
             in_bytes: self.stats.ports.iter().map(|port| port.in_bytes).sum(),
+            in_bps: self.story.from.bps(),
+            in_fps: self.story.from.fps(),
+            out_frames: self.stats.ports.iter().map(|port| port.out_frames).sum(),
             out_bytes: self.stats.ports.iter().map(|port| port.out_bytes).sum(),
-            drops: self.stats.drops.iter().cloned().collect(),
+            out_bps: self.story.to.bps(),
+            out_fps: self.story.to.fps(),
+            reasons: drops::all_words(&counted),
+            drops: counted,
         }
     }
 }

@@ -23,7 +23,7 @@ use super::seller::Link;
 use super::world::{Ring, World};
 
 /// Names under which a frame is counted before it comes to the switch.
-const EARLY: [&str; 3] = ["grant-expired", "rate-limit", "bad-header"];
+const EARLY: [&str; 3] = ["grant-expired", "rate-limit", "bad-offload-header"];
 
 /// Names under which a frame is counted that the switch forwarded and no tunnel took.
 const LOST: [&str; 4] = ["tunnel-queue-full", "no-member", "not-sealed", "no-tunnel"];
