@@ -9,7 +9,7 @@ use clap::{Args, Parser, Subcommand};
 use overlay::capture::PcapArgs;
 use overlay::duration;
 use overlay::manual::{CompletionsArgs, ManArgs};
-use vde_attach::tap::IfName;
+use vde_attach::tap::{IfName, IfNameError};
 
 /// A seller's host: gives a guest its place on a buyer's segment, and nothing else.
 #[derive(Debug, Parser)]
@@ -67,11 +67,13 @@ pub(crate) struct Resume {
 /// Where the guest is, and how its host behaves.
 #[derive(Debug, Args)]
 pub(crate) struct Place {
-    /// Where the guest is: netns:NAME or netns:/proc/PID/ns/net
+    /// Where the guest is: netns:NAME or netns:/proc/PID/ns/net, a namespace with nothing in it;
+    /// tap:NAME, a tap that a hypervisor of yours holds; stream:PATH, a unix socket that speaks as
+    /// QEMU's -netdev stream
     #[arg(long, value_name = "KIND:ARG")]
     pub(crate) attach: Attach,
 
-    /// Names the guest's interface
+    /// Names the guest's interface (netns alone)
     #[arg(long, value_name = "NAME", default_value = "eth0")]
     pub(crate) ifname: IfName,
 
@@ -132,12 +134,22 @@ pub(crate) const FILES: [(&str, &str); 3] = [
 pub(crate) enum Attach {
     /// By a tap in a network namespace, given by name or path.
     Netns(String),
+    /// By a tap of this host that a hypervisor of the user's holds.
+    Tap(IfName),
+    /// By a unix socket that a hypervisor listens at or calls.
+    Stream(PathBuf),
 }
 
 /// A text that says no attachment.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is no attachment: write netns:NAME")]
-pub(crate) struct AttachError(String);
+pub(crate) enum AttachError {
+    /// Of no kind.
+    #[error("{0:?} is no attachment: write netns:NAME, tap:NAME or stream:PATH")]
+    Kind(String),
+    /// A tap that no kernel would have.
+    #[error(transparent)]
+    Name(#[from] IfNameError),
+}
 
 impl FromStr for Attach {
     type Err = AttachError;
@@ -145,7 +157,9 @@ impl FromStr for Attach {
     fn from_str(text: &str) -> Result<Self, AttachError> {
         match text.split_once(':') {
             Some(("netns", name)) if !name.is_empty() => Ok(Self::Netns(name.to_owned())),
-            _ => Err(AttachError(text.chars().take(64).collect())),
+            Some(("tap", name)) => Ok(Self::Tap(name.parse()?)),
+            Some(("stream", path)) if !path.is_empty() => Ok(Self::Stream(path.into())),
+            _ => Err(AttachError::Kind(text.chars().take(64).collect())),
         }
     }
 }
@@ -163,6 +177,9 @@ mod tests {
             "overlay-seller join @t --state /tmp/x --attach netns:labG --lan",
             "overlay-seller join - --attach netns:g --ifname eth1 --listen 192.0.2.2:7771",
             "overlay-seller join --attach netns:/proc/1/ns/net --only-buyer --keep 1h --json",
+            "overlay-seller join @t --attach tap:vnet0",
+            "overlay-seller join @t --attach stream:/run/overlay/g1.sock",
+            "overlay-seller join @t --attach stream:g1.sock",
             "overlay-seller resume farm --attach netns:g --lan",
             "overlay-seller resume farm/g2 --attach netns:g",
             "overlay-seller status --json",
@@ -185,7 +202,11 @@ mod tests {
             "overlay-seller resume farm",
             "overlay-seller join @t --attach labG",
             "overlay-seller join @t --attach netns:",
-            "overlay-seller join @t --attach tap:x",
+            "overlay-seller join @t --attach tap:",
+            "overlay-seller join @t --attach tap:a/b",
+            "overlay-seller join @t --attach tap:sixteen-letters-",
+            "overlay-seller join @t --attach stream:",
+            "overlay-seller join @t --attach vde:x",
             "overlay-seller join @t --attach netns:g --ifname a/b",
             "overlay-seller join @t --attach netns:g --listen 7771",
         ] {

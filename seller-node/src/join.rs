@@ -28,7 +28,7 @@ use overlay::exit::{Exit, Fault};
 use overlay::host::addresses::own_addresses;
 use overlay::local::Server;
 use overlay::ports::{self, Listening};
-use overlay::preflight::{self, Need};
+use overlay::preflight;
 use overlay::signals::Signals;
 use overlay::state::{Kind, StateDir};
 use overlay_proto::control::{CANDIDATES_MAX, Command, LocalPort};
@@ -64,8 +64,8 @@ pub(crate) fn resume(state: Option<&Path>, args: &Resume) -> anyhow::Result<Exit
 }
 
 fn join(state: Option<&Path>, ticket: Ticket, place: &Place) -> anyhow::Result<Exit> {
-    preflight::check(&[Need::Root, Need::Ip, Need::Tun])?;
-    let seat = Seat::find(place)?;
+    preflight::check(Seat::needs(&place.attach))?;
+    let seat = Seat::find(place, &ticket)?;
     let state = StateDir::open(state)?;
     let key = state.node_key()?;
     let lease = Lease::open(&state, &ticket)?;

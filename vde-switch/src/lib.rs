@@ -76,6 +76,7 @@
 pub mod answer;
 pub mod counters;
 pub mod fdb;
+pub mod finish;
 pub mod flood;
 pub mod frame;
 #[doc(hidden)]

@@ -106,17 +106,19 @@ fn drain(shared: &Shared, tap: &Tap, buffer: &mut [u8], mover: &mut Mover<'_>) {
     let now = clock::now();
     for _ in 0..FRAMES_A_TURN {
         match read(&tap.fd, buffer) {
-            Ok(len) => {
+            Ok(len @ 1..) => {
                 let frame = IoSlice::new(buffer.get(VnetHdr::LEN..len).unwrap_or_default());
                 shared.tee.copy(tap.port, Way::FromGuest, &[frame]);
                 outbound.handle_read(tap.port, &buffer[..len], now, mover);
             }
             Err(Errno::EAGAIN | Errno::EINTR) => break,
-            Err(error) => {
+            // No tap is ever at its end; the far end of a socket pair may close.
+            ended @ (Ok(0) | Err(_)) => {
                 drop(outbound);
                 shared.node.detach(tap.port);
                 shared.remove_tap(tap.port);
-                let reason = error.desc().to_owned();
+                let reason = ended.err().map_or("its far end was closed", |error| error.desc());
+                let reason = reason.to_owned();
                 return shared.node.tell(Event::PortLost { port: tap.port, reason });
             }
         }

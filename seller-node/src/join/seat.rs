@@ -1,63 +1,95 @@
-//! The guest's end of the cable: its namespace and the interface in it.
+//! The guest's end of the cable, by how it is plugged in.
 
+mod host_tap;
+mod netns;
+mod stream;
+
+use std::io::Write;
 use std::os::fd::OwnedFd;
 
+use overlay::preflight::Need;
+use overlay_proto::addressing;
 use overlay_proto::grant::Grant;
 use overlay_proto::order::Config;
-use vde_attach::link::{self, Link, Place};
-use vde_attach::netns::Netns;
-use vde_attach::tap::{IfName, Tap, TapOptions};
+use overlay_proto::ticket::Ticket;
 
-use crate::args::{self, Attach};
+use self::host_tap::HostTapSeat;
+use self::netns::NetnsSeat;
+use self::stream::SocketSeat;
+use crate::args::{Attach, Place};
 
-/// Where a guest is plugged in. Its interface is gone when the data plane closes its descriptor.
+/// Where a guest is plugged in. What it has made is gone when it is dropped, after the data plane.
 #[derive(Debug)]
-pub(crate) struct Seat {
-    netns: Netns,
-    name: IfName,
-    mtu: u16,
+pub(crate) enum Seat {
+    /// In a network namespace.
+    Netns(NetnsSeat),
+    /// At a tap that somebody else's hypervisor holds.
+    HostTap(HostTapSeat),
+    /// At a unix socket.
+    Stream(SocketSeat),
 }
 
 impl Seat {
-    /// Finds the namespace, which has nothing in it.
-    pub(crate) fn find(place: &args::Place) -> anyhow::Result<Self> {
-        let Attach::Netns(netns) = &place.attach;
-        let netns = Netns::open(netns)?;
-        netns.check_empty()?;
-        Ok(Self { netns, name: place.ifname.clone(), mtu: 0 })
+    /// Returns what this host must have for a kind of attachment.
+    pub(crate) fn needs(attach: &Attach) -> &'static [Need] {
+        match attach {
+            Attach::Netns(_) => &[Need::Root, Need::Ip, Need::Tun],
+            Attach::Tap(_) => &[Need::Root, Need::Ip, Need::Nft, Need::Tun],
+            Attach::Stream(_) => &[Need::Root],
+        }
+    }
+
+    /// Finds the place and checks that it can hold the guest of a ticket; nothing is made yet.
+    pub(crate) fn find(place: &Place, ticket: &Ticket) -> anyhow::Result<Self> {
+        let mac = addressing::mac(ticket.order(), ticket.body().slot);
+        match &place.attach {
+            Attach::Netns(name) => Ok(Self::Netns(NetnsSeat::find(name, &place.ifname)?)),
+            Attach::Tap(name) => Ok(Self::HostTap(HostTapSeat::find(name, mac)?)),
+            Attach::Stream(path) => Ok(Self::Stream(SocketSeat::find(path, mac)?)),
+        }
     }
 
     /// Says where it is, for people.
     pub(crate) fn words(&self) -> String {
-        format!("{} in netns {}", self.name, self.netns.name())
+        match self {
+            Self::Netns(seat) => seat.words(),
+            Self::HostTap(seat) => seat.words(),
+            Self::Stream(seat) => seat.words(),
+        }
     }
 
-    /// Makes the guest's interface, with what the grant says.
+    /// Plugs the guest in, with what the grant says; returns the data plane's end of the cable.
     pub(crate) fn plug(&mut self, grant: &Grant, config: &Config) -> anyhow::Result<OwnedFd> {
-        let interface = Link {
-            name: self.name.clone(),
-            mac: grant.station.mac,
-            ipv4: (grant.station.ipv4, config.segment.ipv4.1),
-            ipv6: (grant.station.ipv6, config.segment.ipv6.1),
-            mtu: config.segment.mtu,
-            place: Place::Guest,
-        };
-        let fd = self.netns.run(|| -> anyhow::Result<OwnedFd> {
-            let tap = Tap::open(&interface.name, TapOptions::default())?;
-            interface.configure()?;
-            Ok(tap.into_fd())
-        })??;
-        self.mtu = config.segment.mtu;
-        Ok(fd)
+        match self {
+            Self::Netns(seat) => seat.plug(grant, config),
+            Self::HostTap(seat) => seat.plug(config),
+            Self::Stream(seat) => seat.plug(config),
+        }
     }
 
     /// Follows a config whose MTU changed; connections over the interface live on.
     pub(crate) fn follow(&mut self, config: &Config) -> anyhow::Result<()> {
-        let mtu = config.segment.mtu;
-        if mtu != self.mtu {
-            self.netns.run(|| link::set_mtu(&self.name, mtu))??;
-            self.mtu = mtu;
+        match self {
+            Self::Netns(seat) => seat.follow(config),
+            Self::HostTap(seat) => seat.follow(config),
+            Self::Stream(seat) => {
+                seat.follow(config);
+                Ok(())
+            }
         }
-        Ok(())
     }
+
+    /// Looks, once a second, whether the guest can still be there; an error ends the lease.
+    pub(crate) fn check(&self) -> anyhow::Result<()> {
+        match self {
+            Self::HostTap(seat) => seat.check(),
+            Self::Netns(_) | Self::Stream(_) => Ok(()), // the data plane notices
+        }
+    }
+}
+
+/// Tells the user something that is no event: on stderr, whatever the level of the log.
+fn note(text: &str) {
+    // With stderr closed nobody is left to be told.
+    let _ = writeln!(std::io::stderr(), "overlay-seller: {text}");
 }

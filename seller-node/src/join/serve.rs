@@ -319,6 +319,7 @@ impl Member {
     }
 
     fn handle_tick(&mut self) -> anyhow::Result<()> {
+        self.seat.check()?;
         self.dataplane.send(&Command::GetStats)?;
         self.look_at_life()?;
         self.renew()?;

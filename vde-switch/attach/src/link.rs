@@ -79,6 +79,23 @@ pub fn set_mtu(name: &IfName, mtu: u16) -> Result<(), LinkError> {
     run_ip(&format!("link set dev {name} mtu {mtu}\n"))
 }
 
+/// Sets the MTU of an interface and brings it up, in the calling thread's namespace.
+///
+/// # Errors
+/// As [`Link::configure`].
+pub fn set_mtu_and_up(name: &IfName, mtu: u16) -> Result<(), LinkError> {
+    run_ip(&format!("link set dev {name} mtu {mtu} up\n"))
+}
+
+/// Takes an interface down, with the MTU that it is to have from now on, if any.
+///
+/// # Errors
+/// As [`Link::configure`].
+pub fn set_down(name: &IfName, mtu: Option<u16>) -> Result<(), LinkError> {
+    let mtu = mtu.map_or(String::new(), |mtu| format!(" mtu {mtu}"));
+    run_ip(&format!("link set dev {name}{mtu} down\n"))
+}
+
 fn run_ip(script: &str) -> Result<(), LinkError> {
     let mut child = Command::new("ip")
         .args(["-batch", "-"])

@@ -1,0 +1,85 @@
+//! A guest at a tap that somebody else's hypervisor holds, or will hold.
+
+use std::os::fd::OwnedFd;
+use std::thread;
+use std::time::Duration;
+
+use overlay::exit::{Exit, Fault};
+use overlay_proto::order::Config;
+use vde_attach::host_tap::{HostTap, HostTapError};
+use vde_attach::tap::IfName;
+use vde_switch::mac::MacAddr;
+
+/// How often a tap that is not there yet is looked for.
+const LOOK_INTERVAL: Duration = Duration::from_millis(250);
+/// Looks until it is given up: a minute, in which a hypervisor can be started by hand.
+const LOOKS_MAX: u32 = 240;
+
+/// A tap of this host and what joins it to the segment.
+#[derive(Debug)]
+pub(crate) struct HostTapSeat {
+    tap: HostTap,
+    mac: MacAddr,
+    mtu: u16,
+}
+
+impl HostTapSeat {
+    /// Finds the tap, or waits until it appears, and says what the user has to know.
+    pub(super) fn find(name: &IfName, mac: MacAddr) -> anyhow::Result<Self> {
+        super::note(&format!(
+            "the guest's network card must have the address {mac}; with tap:{name} only what \
+             passes the tap is confined, not the hypervisor, and root of this host can still \
+             reach the guest"
+        ));
+        let mut tap = HostTap::find(name);
+        if matches!(tap, Err(HostTapError::Missing(_))) {
+            super::note(&format!("waiting for a tap named {name} to appear"));
+        }
+        for _ in 0..LOOKS_MAX {
+            if !matches!(tap, Err(HostTapError::Missing(_))) {
+                break;
+            }
+            thread::sleep(LOOK_INTERVAL);
+            tap = HostTap::find(name);
+        }
+        Ok(Self { tap: tap.map_err(explain)?, mac, mtu: 0 })
+    }
+
+    pub(super) fn words(&self) -> String {
+        format!("tap {} mac {}", self.tap.name(), self.mac)
+    }
+
+    pub(super) fn plug(&mut self, config: &Config) -> anyhow::Result<OwnedFd> {
+        let ours = self.tap.join(config.segment.mtu).map_err(explain)?;
+        self.mtu = config.segment.mtu;
+        Ok(ours.into_fd())
+    }
+
+    pub(super) fn follow(&mut self, config: &Config) -> anyhow::Result<()> {
+        let mtu = config.segment.mtu;
+        if mtu != self.mtu {
+            self.tap.set_mtu(mtu)?;
+            self.mtu = mtu;
+        }
+        Ok(())
+    }
+
+    pub(super) fn check(&self) -> anyhow::Result<()> {
+        self.tap.check().map_err(explain)
+    }
+}
+
+/// Says how the program ends over it.
+fn explain(error: HostTapError) -> anyhow::Error {
+    let exit = match &error {
+        HostTapError::Bridged { .. } | HostTapError::Addressed { .. } => Exit::Confinement,
+        HostTapError::NoTap(_) => Exit::Usage,
+        HostTapError::Missing(_)
+        | HostTapError::InUse(_)
+        | HostTapError::Gone(_)
+        | HostTapError::Tap(_)
+        | HostTapError::Forward(_)
+        | HostTapError::Link(_) => return error.into(),
+    };
+    Fault::new(exit, error.to_string()).into()
+}

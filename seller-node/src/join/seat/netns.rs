@@ -1,0 +1,58 @@
+//! A guest in a network namespace: a container, or whatever else runs there.
+
+use std::os::fd::OwnedFd;
+
+use overlay_proto::grant::Grant;
+use overlay_proto::order::Config;
+use vde_attach::link::{self, Link, Place};
+use vde_attach::netns::Netns;
+use vde_attach::tap::{IfName, Tap, TapOptions};
+
+/// A namespace and the interface in it, which goes when the data plane closes its descriptor.
+#[derive(Debug)]
+pub(crate) struct NetnsSeat {
+    netns: Netns,
+    name: IfName,
+    mtu: u16,
+}
+
+impl NetnsSeat {
+    /// Finds the namespace, which has nothing in it.
+    pub(super) fn find(netns: &str, ifname: &IfName) -> anyhow::Result<Self> {
+        let netns = Netns::open(netns)?;
+        netns.check_empty()?;
+        Ok(Self { netns, name: ifname.clone(), mtu: 0 })
+    }
+
+    pub(super) fn words(&self) -> String {
+        format!("{} in netns {}", self.name, self.netns.name())
+    }
+
+    /// Makes the guest's interface, with what the grant says.
+    pub(super) fn plug(&mut self, grant: &Grant, config: &Config) -> anyhow::Result<OwnedFd> {
+        let interface = Link {
+            name: self.name.clone(),
+            mac: grant.station.mac,
+            ipv4: (grant.station.ipv4, config.segment.ipv4.1),
+            ipv6: (grant.station.ipv6, config.segment.ipv6.1),
+            mtu: config.segment.mtu,
+            place: Place::Guest,
+        };
+        let fd = self.netns.run(|| -> anyhow::Result<OwnedFd> {
+            let tap = Tap::open(&interface.name, TapOptions::default())?;
+            interface.configure()?;
+            Ok(tap.into_fd())
+        })??;
+        self.mtu = config.segment.mtu;
+        Ok(fd)
+    }
+
+    pub(super) fn follow(&mut self, config: &Config) -> anyhow::Result<()> {
+        let mtu = config.segment.mtu;
+        if mtu != self.mtu {
+            self.netns.run(|| link::set_mtu(&self.name, mtu))??;
+            self.mtu = mtu;
+        }
+        Ok(())
+    }
+}
