@@ -14,5 +14,6 @@ mod sys;
 pub mod traffic;
 pub mod trio;
 pub mod vitals;
+pub mod vm;
 
 pub use sys::{exit_on_signals, wait_if_interrupted};
