@@ -14,8 +14,13 @@
 //! console's text; guests here say little.
 
 pub mod cpio;
+pub mod fat;
+pub mod images;
 pub mod initramfs;
 pub mod kernel;
+pub mod member;
+pub mod page;
+pub mod rate;
 
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -130,26 +135,26 @@ impl Vm {
         Ok(Self { process: host.spawn(program, args)?, console: Vec::new(), started })
     }
 
-    /// Waits for a line of the console that holds `marker` and comes after those that were waited
-    /// for before; returns it from the marker on.
+    /// Returns the first line of the console that holds `marker`, from there on; waits for it if it
+    /// is still to come.
     ///
     /// # Errors
     /// When it does not come within `timeout` or the program ends before; with the console's end.
     pub fn wait(&mut self, marker: &str, timeout: Duration) -> Result<String> {
         let until = Instant::now() + timeout;
+        let mut next = 0;
         loop {
+            for line in &self.console[next..] {
+                if let Some(at) = line.find(marker) {
+                    return Ok(line[at..].trim_end().to_owned());
+                }
+            }
+            next = self.console.len();
             let left = until.saturating_duration_since(Instant::now());
             match self.process.wait_line(left, |_| true) {
-                Ok(line) => {
-                    let found = line.find(marker).map(|at| line[at..].trim_end().to_owned());
-                    self.console.push(line);
-                    if let Some(found) = found {
-                        return Ok(found);
-                    }
-                }
+                Ok(line) => self.console.push(line),
                 Err(error) => {
-                    let skipped = self.console.len().saturating_sub(12);
-                    let end = self.console[skipped..].join("\n  ");
+                    let end = self.console[next.saturating_sub(12)..].join("\n  ");
                     bail!("no {marker:?} on the console, which ends so:\n  {end}\n{error:#}");
                 }
             }

@@ -4,6 +4,9 @@
 //! mode N. The same traffic goes over the cable and over the segment, in fresh namespaces each
 //! round; printed are medians and, in brackets, the lowest and highest. The figures also go to
 //! `target/bench/overlay.json`.
+//!
+//! With `--vm` instead: what does the segment cost a real machine, next to a bridge of the kernel's
+//! on one host? The figures go to `target/bench/vm.json`.
 
 #![expect(clippy::print_stdout, reason = "a program whose purpose is to print")]
 
@@ -19,6 +22,7 @@ use anyhow::{Context, Result, bail, ensure};
 use overlay_tests::cast::{Gateway, Guest, Programs};
 use overlay_tests::lab::{Host, Lab, Wire};
 use overlay_tests::traffic::{Pings, ping, wait_reach};
+use overlay_tests::vm::rate::{Rates, on_a_bridge, on_the_segment};
 use overlay_tests::{exit_on_signals, wait_if_interrupted};
 use serde_json::{Value, json};
 
@@ -31,8 +35,11 @@ const LOAD_RAMP: Duration = Duration::from_millis(700);
 /// Clock ticks of /proc in a second; Linux has shown this value to programs since ever.
 const TICKS_PER_SECOND: f64 = 100.0;
 
-/// The rows of the table: key, heading, unit, decimals.
-const ROWS: [(&str, &str, &str, usize); 13] = [
+/// A row of a table: key, heading, unit, decimals.
+type Row = (&'static str, &'static str, &'static str, usize);
+
+/// The rows of the table.
+const ROWS: [Row; 13] = [
     ("tcp", "one flow, buyer to guest", "Gbit/s", 2),
     ("tcp_reverse", "one flow, guest to buyer", "Gbit/s", 2),
     ("tcp_8", "8 flows", "Gbit/s", 2),
@@ -48,6 +55,13 @@ const ROWS: [(&str, &str, &str, usize); 13] = [
     ("rss_seller", "memory of overlay-seller", "MB", 1),
 ];
 
+/// The rows of the table of `--vm`.
+const VM_ROWS: [Row; 3] = [
+    ("tcp", "one flow, guest to buyer", "Gbit/s", 3),
+    ("tcp_8", "8 flows, guest to buyer", "Gbit/s", 3),
+    ("tcp_reverse", "one flow, buyer to guest", "Gbit/s", 3),
+];
+
 /// Values of one way, by row: one for each round.
 type Figures = BTreeMap<&'static str, Vec<f64>>;
 
@@ -61,14 +75,18 @@ fn main() -> ExitCode {
 }
 
 fn run() -> Result<()> {
-    let (mut secs, mut rounds) = (4, 3);
+    let (mut secs, mut rounds, mut is_vm) = (4, 3, false);
     let mut words = std::env::args().skip(1);
     while let Some(word) = words.next() {
+        if word == "--vm" {
+            is_vm = true;
+            continue;
+        }
         let number = words.next().and_then(|text| text.parse::<u32>().ok()).filter(|n| *n > 0);
         match (word.as_str(), number) {
             ("--secs", Some(number)) => secs = number,
             ("--rounds", Some(number)) => rounds = number,
-            _ => bail!("usage: overlay-bench [--secs SECONDS] [--rounds ROUNDS]"),
+            _ => bail!("usage: overlay-bench [--vm] [--secs SECONDS] [--rounds ROUNDS]"),
         }
     }
     let programs = Programs::find()?;
@@ -77,21 +95,45 @@ fn run() -> Result<()> {
     let (mut bare, mut overlay) = (Figures::new(), Figures::new());
     for round in 1..=rounds {
         eprintln!("round {round} of {rounds}");
-        play(&programs, secs, &mut bare, &mut overlay)?;
+        if is_vm {
+            note_rates(&mut bare, on_a_bridge(secs).context("on a bridge")?);
+            note_rates(&mut overlay, on_the_segment(&programs, secs).context("on the segment")?);
+        } else {
+            play(&programs, secs, &mut bare, &mut overlay)?;
+        }
     }
-    println!("\n{:<28} {:>7}  {:>22}  {:>22}", "", "", "bare cable", "overlay");
-    for (key, heading, unit, decimals) in ROWS {
+    let (rows, bare_name, file): (&[Row], _, _) = if is_vm {
+        (&VM_ROWS, "plain bridge", "vm.json")
+    } else {
+        (&ROWS, "bare cable", "overlay.json")
+    };
+    println!("\n{:<28} {:>7}  {bare_name:>22}  {:>22}  {:>5}", "", "", "overlay", "ratio");
+    for (key, heading, unit, decimals) in rows {
         let cell = |figures: &Figures| {
             figures.get(key).map_or("–".to_owned(), |values| {
                 let (median, low, high) = summary(values);
                 format!("{median:.decimals$} ({low:.decimals$}–{high:.decimals$})")
             })
         };
-        println!("{heading:<28} {unit:>7}  {:>22}  {:>22}", cell(&bare), cell(&overlay));
+        let medians = bare.get(key).zip(overlay.get(key));
+        let ratio = medians.map_or("–".to_owned(), |(bare, overlay)| {
+            format!("{:.2}", summary(overlay).0 / summary(bare).0)
+        });
+        println!(
+            "{heading:<28} {unit:>7}  {:>22}  {:>22}  {ratio:>5}",
+            cell(&bare),
+            cell(&overlay)
+        );
     }
-    let path = write_json(&machine, secs, rounds, &bare, &overlay)?;
+    let path = write_json(file, rows, &machine, [secs, rounds], [&bare, &overlay])?;
     println!("\nwritten to {}", path.display());
     Ok(())
+}
+
+fn note_rates(figures: &mut Figures, rates: Rates) {
+    note(figures, "tcp", rates.out);
+    note(figures, "tcp_8", rates.out_8);
+    note(figures, "tcp_reverse", rates.back);
 }
 
 /// One round: a fresh lab, the cable alone, then a segment over it.
@@ -250,14 +292,14 @@ fn machine() -> String {
 }
 
 fn write_json(
+    file: &str,
+    rows: &[Row],
     machine: &str,
-    secs: u32,
-    rounds: u32,
-    bare: &Figures,
-    overlay: &Figures,
+    [secs, rounds]: [u32; 2],
+    [bare, overlay]: [&Figures; 2],
 ) -> Result<PathBuf> {
     let way = |figures: &Figures| {
-        let rows = ROWS.iter().filter_map(|(key, _, unit, _)| {
+        let rows = rows.iter().filter_map(|(key, _, unit, _)| {
             let values = figures.get(key)?;
             let (median, min, max) = summary(values);
             let row =
@@ -272,7 +314,7 @@ fn write_json(
     });
     let own = std::env::current_exe()?;
     let target = own.ancestors().nth(2).context("programs are in target/PROFILE")?;
-    let path = target.join("bench").join("overlay.json");
+    let path = target.join("bench").join(file);
     fs::create_dir_all(target.join("bench"))?;
     fs::write(&path, format!("{report:#}\n")).with_context(|| format!("{}", path.display()))?;
     Ok(path)

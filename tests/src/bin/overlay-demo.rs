@@ -1,7 +1,8 @@
 //! `make demo`: the product, played on this machine by the real programs.
 //!
 //! Two buyers and two sellers behind a router, each in a network namespace. Each seller serves a
-//! guest of either order; the orders use the same subnet. Every line with ✓ or ✗ is a check.
+//! guest of either order; the orders use the same subnet. The first order has one guest more, which
+//! is a real machine: a Debian kernel in QEMU. Every line with ✓ or ✗ is a check.
 
 #![expect(clippy::print_stdout, reason = "a program whose purpose is to print")]
 
@@ -16,6 +17,8 @@ use overlay_tests::lab::Host;
 use overlay_tests::lab::capture::Capture;
 use overlay_tests::stage::Stage;
 use overlay_tests::traffic::{Ear, connects, ping, say, transfer, wait_reach};
+use overlay_tests::vm::member::Member;
+use overlay_tests::vm::{self, must_ssh};
 use overlay_tests::{exit_on_signals, wait_if_interrupted};
 
 /// In every payload of the first order.
@@ -84,6 +87,8 @@ impl Report {
 struct Segment {
     gateway: Gateway,
     guests: Vec<Guest>,
+    /// The guest that is a real machine.
+    machine: Option<Member>,
 }
 
 impl Segment {
@@ -98,7 +103,7 @@ impl Segment {
 
 fn play(report: &mut Report) -> Result<()> {
     let mut stage = Stage::build(&["buyer", "seller1", "seller2", "buyer2"])?;
-    println!("Rented computers on one Ethernet segment: two buyers, two sellers, four guests.\n");
+    println!("Rented computers on one Ethernet segment: two buyers, two sellers, five guests.\n");
     report.quote(&picture(&stage));
     let probe = stage.host("buyer").within(|| {
         tun_tap::Iface::without_packet_info("probe%d", tun_tap::Mode::Tap)
@@ -108,20 +113,25 @@ fn play(report: &mut Report) -> Result<()> {
 
     let wires = stage.router.capture()?;
     report.heading("A buyer opens an order, two sellers join it");
-    let mut farm = open_order(report, &mut stage, "buyer", "farm", ["guest1", "guest2"])?;
+    let mut farm = open_order(report, &mut stage, "buyer", "farm", 3, ["guest1", "guest2"])?;
+    report.heading("A real machine joins by one line, and configures itself");
+    rent_machine(report, &stage, &mut farm)?;
     report.heading("What the buyer sees");
     show_status(report, &farm)?;
     let insides = capture_seats(&farm)?;
 
     report.heading("Everyone reaches everyone, IPv4 and IPv6");
     ping_all(report, &farm)?;
+    ping_machine(report, &farm)?;
+    report.heading("The buyer logs in");
+    log_in(report, &farm)?;
     report.heading("TCP, compared by hash at both ends");
     move_bytes(report, &farm)?;
     report.heading("One says it once, all hear it");
     broadcast(report, &farm, FARM_MARKER)?;
 
     report.heading("Another buyer, the same subnet, the same sellers");
-    let mut barn = open_order(report, &mut stage, "buyer2", "barn", ["guest3", "guest4"])?;
+    let mut barn = open_order(report, &mut stage, "buyer2", "barn", 2, ["guest3", "guest4"])?;
     two_orders(report, &farm, &barn)?;
 
     report.heading("What the wires carried");
@@ -138,7 +148,7 @@ fn picture(stage: &Stage) -> String {
     format!(
         "buyer   {:<11} ───┐              ┌─── {:<11} seller1 ─── guest1 (farm), guest3 (barn)\n\
          {:23}├─── router ───┤\n\
-         buyer2  {:<11} ───┘              └─── {:<11} seller2 ─── guest2 (farm), guest4 (barn)",
+         buyer2  {:<11} ───┘              └─── {:<11} seller2 ─── guest2 (farm), guest4 (barn), a machine (farm)",
         at("buyer"),
         at("seller1"),
         "",
@@ -152,17 +162,19 @@ fn open_order(
     stage: &mut Stage,
     buyer: &str,
     order: &str,
+    invited: u32,
     seats: [&str; 2],
 ) -> Result<Segment> {
-    let (tcp, udp) = (OPEN_PORT.to_string(), format!("{OPEN_PORT}/udp"));
-    let args = ["--subnet", SUBNET, "--invite", "2", "--expose", &tcp, "--expose", &udp];
+    let (tcp, udp, invited) =
+        (OPEN_PORT.to_string(), format!("{OPEN_PORT}/udp"), invited.to_string());
+    let args = ["--subnet", SUBNET, "--invite", &invited, "--expose", &tcp, "--expose", &udp];
     report.typed(buyer, &format!("overlay-gw up {order} {}", args.join(" ")));
     let started = Instant::now();
     let gateway = stage.open(buyer, order, &args)?;
     let took = started.elapsed().as_millis();
     report.quote(&gateway.line);
     report.check(true, format!("order {order} is open after {took} ms"));
-    let mut segment = Segment { gateway, guests: Vec::new() };
+    let mut segment = Segment { gateway, guests: Vec::new(), machine: None };
     for (number, name) in (1..).zip(seats) {
         let seller = stage.host(&format!("seller{number}")).clone();
         let seat = stage.lab.guest(name)?;
@@ -179,14 +191,34 @@ fn open_order(
     Ok(segment)
 }
 
+fn rent_machine(report: &mut Report, stage: &Stage, farm: &mut Segment) -> Result<()> {
+    // Where this machine keeps the files says nothing to the reader.
+    let words = vm::small("")?;
+    let words = words.iter().map(|word| match word.rsplit_once('/') {
+        Some((_, name)) => name.to_owned(),
+        None if word.contains(' ') => format!("'{word}'"),
+        None => word.clone(),
+    });
+    let words = words.collect::<Vec<_>>().join(" ");
+    report.typed("seller2", &format!("overlay-seller run @farm-g3.ovl -- {words}"));
+    let ticket = farm.gateway.ticket_file("g3");
+    let machine = Member::up(Member::start(&stage.programs, stage.host("seller2"), &ticket, &[])?)?;
+    machine.lines.iter().for_each(|line| report.quote(line));
+    let (name, took) = (&machine.name, machine.took.as_secs_f64());
+    let addresses = format!("{} by DHCP and {} by DHCPv6", machine.ipv4, machine.ipv6);
+    report.check(name == "g3", format!("{name} has {addresses}, {took:.1} s after its start"));
+    farm.machine = Some(machine);
+    Ok(())
+}
+
 fn show_status(report: &mut Report, farm: &Segment) -> Result<()> {
     report.typed("buyer", "overlay-gw status farm");
     let table = farm.gateway.ask(&["status", "farm"])?;
     report.quote(&table);
-    let named = farm.guests.iter().all(|guest| {
-        table
-            .lines()
-            .any(|line| line.contains(&guest.name) && line.contains(&guest.ipv4.to_string()))
+    let guests = farm.guests.iter().map(|guest| (&guest.name, guest.ipv4));
+    let machine = farm.machine.iter().map(|machine| (&machine.name, machine.ipv4));
+    let named = guests.chain(machine).all(|(name, ipv4)| {
+        table.lines().any(|line| line.contains(name) && line.contains(&ipv4.to_string()))
     });
     report.check(named, "the status table names every guest with its address");
     Ok(())
@@ -194,8 +226,11 @@ fn show_status(report: &mut Report, farm: &Segment) -> Result<()> {
 
 fn ping_all(report: &mut Report, segment: &Segment) -> Result<()> {
     let members = segment.members();
+    let machine = segment.machine.iter().map(|one| (one.name.as_str(), one.addresses()));
+    let targets = members.iter().map(|(name, _, addresses)| (*name, *addresses)).chain(machine);
+    let targets: Vec<_> = targets.collect();
     for (from, seat, _) in &members {
-        for (to, _, addresses) in members.iter().filter(|(to, ..)| to != from) {
+        for (to, addresses) in targets.iter().filter(|(to, ..)| to != from) {
             // The first packet makes the tunnel; what is shown is how it is from then on.
             let mut times = Vec::new();
             for address in addresses {
@@ -204,14 +239,49 @@ fn ping_all(report: &mut Report, segment: &Segment) -> Result<()> {
                 let median = first.ok().and_then(|_| pings.percentile(50));
                 times.push(median.map_or("no reply".to_owned(), |ms| format!("{ms:.2} ms")));
             }
-            let holds = !times.iter().any(|time| time == "no reply");
-            let [ipv4, ipv6] = addresses.map(|address| address.to_string());
-            report.check(
-                holds,
-                format!("{from:>5} → {to:<5}  {ipv4:<11} {:<9}  {ipv6:<24} {}", times[0], times[1]),
-            );
+            report_pings(report, from, to, *addresses, &times);
         }
     }
+    Ok(())
+}
+
+/// From inside the machine, by ssh.
+fn ping_machine(report: &mut Report, segment: &Segment) -> Result<()> {
+    let Some(machine) = &segment.machine else { return Ok(()) };
+    let members = segment.members();
+    let all: Vec<_> = members.iter().flat_map(|(_, _, addresses)| *addresses).collect();
+    let answered = machine.pings(&segment.gateway.host, &all)?;
+    for (to, _, addresses) in members {
+        let time = |address| answered.get(&address).map(|ms| format!("{ms:.2} ms"));
+        let times = addresses.map(|address| time(address).unwrap_or_else(|| "no reply".to_owned()));
+        report_pings(report, &machine.name, to, addresses, &times);
+    }
+    Ok(())
+}
+
+fn report_pings(
+    report: &mut Report,
+    from: &str,
+    to: &str,
+    addresses: [IpAddr; 2],
+    times: &[String],
+) {
+    let holds = !times.iter().any(|time| time == "no reply");
+    let [ipv4, ipv6] = addresses.map(|address| address.to_string());
+    report.check(
+        holds,
+        format!("{from:>5} → {to:<5}  {ipv4:<11} {:<9}  {ipv6:<24} {}", times[0], times[1]),
+    );
+}
+
+fn log_in(report: &mut Report, segment: &Segment) -> Result<()> {
+    let Some(machine) = &segment.machine else { return Ok(()) };
+    report.typed("buyer", &format!("ssh root@{} 'hostname; uname -sr; uptime'", machine.ipv4));
+    let said = must_ssh(&segment.gateway.host, machine.ipv4.into(), "hostname; uname -sr; uptime");
+    report.quote(said.as_deref().unwrap_or_default());
+    let right = said.as_ref().is_ok_and(|said| said.starts_with(&machine.name));
+    let failure = said.err().map(|error| format!(": {error:#}")).unwrap_or_default();
+    report.check(right, format!("a shell in {}{failure}", machine.name));
     Ok(())
 }
 
@@ -348,14 +418,18 @@ fn leave(report: &mut Report, segment: &mut Segment) -> Result<()> {
     let order = segment.gateway.order.clone();
     let started = Instant::now();
     let mut statuses = Vec::new();
+    if let Some(machine) = &mut segment.machine {
+        statuses.push(machine.vm.process.terminate(LEAVE_MAX)?);
+    }
     for guest in &mut segment.guests {
         statuses.push(guest.process.terminate(LEAVE_MAX)?);
     }
     statuses.push(segment.gateway.process.terminate(LEAVE_MAX)?);
     let took = started.elapsed().as_millis();
+    let sellers = statuses.len() - 1;
     report.check(
         statuses.iter().all(std::process::ExitStatus::success),
-        format!("{order}: two sellers and the gateway ended in {took} ms"),
+        format!("{order}: {sellers} sellers and the gateway ended in {took} ms"),
     );
     let mut left = Vec::new();
     for guest in &segment.guests {
