@@ -57,6 +57,15 @@ pub fn cache_dir() -> Result<PathBuf> {
     Ok(dir)
 }
 
+/// Returns the root below which deploy/preflight.sh unpacks packages that guests are made of. To
+/// install them would change the machine: its /boot, its busybox, its DHCP client.
+///
+/// # Errors
+/// When the cache's directory cannot be made.
+pub fn unpacked_dir() -> Result<PathBuf> {
+    Ok(cache_dir()?.join("root"))
+}
+
 /// Returns the private key that opens the ssh of the small guest; `.pub` beside it is the public.
 ///
 /// # Errors

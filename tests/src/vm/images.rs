@@ -3,10 +3,10 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 
 use super::fat::floppy;
-use super::{cache_dir, plain, run};
+use super::{cache_dir, plain, run, unpacked_dir};
 
 /// Debian's release.
 const SUITE: &str = "bookworm";
@@ -101,7 +101,7 @@ pub fn ipxe(dir: &Path, url: &str) -> Result<Vec<String>> {
          imgstat\nreboot\n"
     );
     fs::write(&script, text).with_context(|| format!("write {}", script.display()))?;
-    let image = found(&["/boot/ipxe.lkrn", "boot/ipxe.lkrn"])?;
+    let image = found("boot/ipxe.lkrn")?;
     // Only then does the BIOS, and by it iPXE, speak on the serial port.
     let mut words = plain(256);
     words.extend(["-machine", "graphics=off", "-kernel", &image, "-initrd"].map(str::to_owned));
@@ -135,7 +135,7 @@ pub fn uefi(dir: &Path, url: &str, pinged: [&str; 2]) -> Result<Vec<String>> {
         "reset -s",
     ];
     fs::write(&disk, floppy(b"STARTUP NSH", (script.join("\r\n") + "\r\n").as_bytes()))?;
-    let firmware = found(&["/usr/share/ovmf/OVMF.fd", "ovmf/usr/share/ovmf/OVMF.fd"])?;
+    let firmware = found("usr/share/ovmf/OVMF.fd")?;
     let mut words = plain(256);
     let drive = format!("file={},format=raw,if=none,id=script,snapshot=on", disk.display());
     words.extend(["-bios".to_owned(), firmware, "-drive".to_owned(), drive, "-device".to_owned()]);
@@ -144,10 +144,11 @@ pub fn uefi(dir: &Path, url: &str, pinged: [&str; 2]) -> Result<Vec<String>> {
     Ok(words)
 }
 
-/// Returns the first of these files that is there; those without a slash in front are in the cache.
-fn found(paths: &[&str]) -> Result<String> {
-    let cache = cache_dir()?;
-    let path = paths.iter().map(|path| cache.join(path)).find(|path| path.is_file());
-    ensure!(path.is_some(), "{} is missing: run deploy/preflight.sh", paths[0]);
-    Ok(path.unwrap_or_default().display().to_string())
+/// Returns where a file of a package is: unpacked in the cache, or installed.
+fn found(path: &str) -> Result<String> {
+    let mut paths = [unpacked_dir()?.join(path), Path::new("/").join(path)].into_iter();
+    let path = paths
+        .find(|path| path.is_file())
+        .with_context(|| format!("/{path} is not installed: run deploy/preflight.sh"))?;
+    Ok(path.display().to_string())
 }

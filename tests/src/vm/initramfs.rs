@@ -9,11 +9,11 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 
 use super::cpio::Archive;
 use super::kernel::Kernel;
-use super::{cache_dir, keys};
+use super::{cache_dir, keys, unpacked_dir};
 use crate::lab::must;
 
 /// What the guest's kernel loads, before what these rest on.
@@ -21,8 +21,7 @@ const MODULES: [&str; 3] = ["virtio_pci", "virtio_net", "virtio_rng"];
 /// Programs beside busybox.
 const PROGRAMS: [&str; 3] = ["dropbear", "iperf3", "dhclient"];
 /// Where programs are looked for.
-const PLACES: [&str; 6] =
-    ["/bin", "/sbin", "/usr/bin", "/usr/sbin", "/usr/local/bin", "/usr/local/sbin"];
+const PLACES: [&str; 6] = ["bin", "sbin", "usr/bin", "usr/sbin", "usr/local/bin", "usr/local/sbin"];
 
 /// Returns the file of the initramfs for this kernel, made now if it is not in the cache.
 ///
@@ -84,12 +83,15 @@ fn build(kernel: &Kernel) -> Result<Vec<u8>> {
     Ok(root.finish())
 }
 
-/// Finds a program of this machine.
+/// Finds a program: one that deploy/preflight.sh has unpacked, or one of this machine.
 pub(super) fn find(program: &str) -> Result<PathBuf> {
-    let mut paths = PLACES.iter().map(|dir| Path::new(dir).join(program));
-    paths
-        .find(|path| path.is_file())
-        .with_context(|| format!("{program} is not installed: run deploy/preflight.sh"))
+    for root in [unpacked_dir()?, PathBuf::from("/")] {
+        let mut paths = PLACES.iter().map(|dir| root.join(dir).join(program));
+        if let Some(path) = paths.find(|path| path.is_file()) {
+            return Ok(path);
+        }
+    }
+    bail!("{program} is not installed: run deploy/preflight.sh")
 }
 
 /// Asks ldd(1) which libraries a program needs; none if it is static.

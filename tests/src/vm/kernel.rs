@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 
-use super::cache_dir;
+use super::unpacked_dir;
 
 /// A kernel image and where its modules are.
 #[derive(Clone, Debug)]
@@ -26,7 +26,7 @@ impl Kernel {
     /// When there is none.
     pub fn find() -> Result<Self> {
         let mut found = Vec::new();
-        for root in [cache_dir()?.join("kernel"), PathBuf::from("/")] {
+        for root in [unpacked_dir()?, PathBuf::from("/")] {
             let entries = fs::read_dir(root.join("boot")).into_iter().flatten().flatten();
             for entry in entries {
                 let name = entry.file_name().to_string_lossy().into_owned();
