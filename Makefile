@@ -1,6 +1,7 @@
 # make demo    plays the product on this machine: two buyers, two sellers, four guests (needs root)
 # make test    runs all tests (needs root: the lab makes network namespaces)
 # make bench   prints the figures; ROUNDS=3 SECS=4
+# make bench-vm  the same for a real machine on the segment, next to one on a plain bridge
 # make storm   100 sellers join at once: how long, at what cost (needs root)
 # make soak    the simulation over many seeds; SEEDS=200000 FROM=0
 # make build   the programs: overlay-gw, overlay-seller
@@ -15,7 +16,7 @@ FROM ?= 0
 # would build some again for a single package, whose features unite otherwise.
 PROGRAMS = $${CARGO_TARGET_DIR:-target}/release
 
-.PHONY: build demo test bench storm soak lint preflight clean
+.PHONY: build demo test bench bench-vm storm soak lint preflight clean
 
 build:
 	@$(CARGO) build --release --workspace
@@ -28,6 +29,9 @@ test: preflight build
 
 bench: preflight build
 	@exec $(PROGRAMS)/overlay-bench --rounds $(ROUNDS) --secs $(SECS)
+
+bench-vm: preflight build
+	@exec $(PROGRAMS)/overlay-bench --vm --rounds $(ROUNDS) --secs $(SECS)
 
 storm: preflight build
 	@exec $(PROGRAMS)/overlay-storm

@@ -161,7 +161,7 @@ impl Vm {
             next = self.console.len();
             let left = until.saturating_duration_since(Instant::now());
             match self.process.wait_line(left, |_| true) {
-                Ok(line) => self.console.push(line),
+                Ok(line) => self.console.push(without_escapes(&line)),
                 Err(error) => {
                     let end = self.console[next.saturating_sub(12)..].join("\n  ");
                     bail!("no {marker:?} on the console, which ends so:\n  {end}\n{error:#}");
@@ -176,9 +176,10 @@ impl Vm {
         self.started.elapsed()
     }
 
-    /// Returns the console's text up to now.
+    /// Returns the console's text up to now, without what moves the cursor or changes colours.
     pub fn console(&mut self) -> String {
-        self.console.extend(self.process.take_lines());
+        let lines = self.process.take_lines();
+        self.console.extend(lines.iter().map(|line| without_escapes(line)));
         self.console.join("\n")
     }
 
@@ -190,6 +191,16 @@ impl Vm {
         self.process.signal(nix::sys::signal::Signal::SIGKILL)?;
         self.process.wait_end(Duration::from_secs(5)).map(drop)
     }
+}
+
+/// Leaves out what firmwares say to a terminal: ESC, `[`, parameters, one letter.
+fn without_escapes(line: &str) -> String {
+    let mut parts = line.trim_end_matches('\r').split("\x1b[");
+    let first = parts.next().unwrap_or_default().to_owned();
+    parts.fold(first, |text, part| {
+        let end = part.find(|c: char| c.is_ascii_alphabetic());
+        text + end.map_or("", |at| &part[at + 1..])
+    })
 }
 
 /// Runs a command in a small guest by ssh from a host; how it ended is in the [`Output`].
@@ -235,4 +246,16 @@ pub fn bridge(host: &Host, address: &str, taps: &[&str]) -> Result<()> {
 /// Runs a command of this machine to its end; for what is made once.
 pub(crate) fn run(program: &str, args: &[&str]) -> Result<String> {
     crate::lab::must(Command::new(initramfs::find(program)?).args(args))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_console_is_read_without_its_colours() {
+        let line = "\x1b[1m\x1b[37mipv4 address :\x1b[0m 10.77.0.10\x1b[6n\r";
+        assert_eq!(without_escapes(line), "ipv4 address : 10.77.0.10");
+        assert_eq!(without_escapes("no \x1b[ end, \x1b[12"), "no nd, ");
+    }
 }

@@ -96,8 +96,9 @@ fn run() -> Result<()> {
     for round in 1..=rounds {
         eprintln!("round {round} of {rounds}");
         if is_vm {
-            note_rates(&mut bare, on_a_bridge(secs).context("on a bridge")?);
-            note_rates(&mut overlay, on_the_segment(&programs, secs).context("on the segment")?);
+            note_rates(&mut bare, on_a_bridge(secs).context("the guest on a bridge")?);
+            let rates = on_the_segment(&programs, secs).context("the guest on the segment")?;
+            note_rates(&mut overlay, rates);
         } else {
             play(&programs, secs, &mut bare, &mut overlay)?;
         }
@@ -131,6 +132,7 @@ fn run() -> Result<()> {
 }
 
 fn note_rates(figures: &mut Figures, rates: Rates) {
+    eprintln!("{rates:?}");
     note(figures, "tcp", rates.out);
     note(figures, "tcp_8", rates.out_8);
     note(figures, "tcp_reverse", rates.back);
