@@ -8,6 +8,7 @@ pub mod forward;
 pub mod host_tap;
 pub mod link;
 pub mod netns;
+pub mod pair;
 pub mod stream;
 mod sys;
 pub mod tap;
