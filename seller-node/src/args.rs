@@ -32,6 +32,8 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// Joins a buyer's segment: a line when data passed both ways, then one for each event
     Join(Join),
+    /// Runs a virtual machine on a buyer's segment
+    Run(Run),
     /// Joins again with a ticket that this host has used, as after a restart
     Resume(Resume),
     /// Shows the leases of this host
@@ -56,6 +58,33 @@ pub(crate) struct Join {
 }
 
 #[derive(Debug, Args)]
+pub(crate) struct Run {
+    /// The ticket: @FILE, - for a line of stdin (the rest is the guest's), or its text; asked for
+    /// when left out
+    pub(crate) ticket: Option<String>,
+
+    /// Writes the guest's serial console to a file of at most 16 MiB [default: the terminal, or
+    /// with --json a file that the first line names]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) console: Option<PathBuf>,
+
+    /// The most that all disks with snapshot=on together may write
+    #[arg(long, value_name = "SIZE", default_value = "10G", value_parser = parse_size)]
+    pub(crate) scratch: u64,
+
+    /// Starts the machine again when it has crashed; its place on the segment is kept
+    #[arg(long)]
+    pub(crate) restart: bool,
+
+    #[command(flatten)]
+    pub(crate) conduct: Conduct,
+
+    /// The machine: qemu-system-x86_64 and its options, without any for the network
+    #[arg(last = true, required = true, value_name = "QEMU")]
+    pub(crate) line: Vec<String>,
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct Resume {
     /// The order's name or id; ORDER/GUEST if this host has several guests of it
     pub(crate) order: String,
@@ -64,7 +93,7 @@ pub(crate) struct Resume {
     pub(crate) place: Place,
 }
 
-/// Where the guest is, and how its host behaves.
+/// Where the guest is.
 #[derive(Debug, Args)]
 pub(crate) struct Place {
     /// Where the guest is: netns:NAME or netns:/proc/PID/ns/net, a namespace with nothing in it;
@@ -77,6 +106,13 @@ pub(crate) struct Place {
     #[arg(long, value_name = "NAME", default_value = "eth0")]
     pub(crate) ifname: IfName,
 
+    #[command(flatten)]
+    pub(crate) conduct: Conduct,
+}
+
+/// How a guest's host behaves.
+#[derive(Debug, Args)]
+pub(crate) struct Conduct {
     /// Listens here [default: all addresses, port 7770 or the next free one]
     #[arg(long, value_name = "IP:PORT")]
     pub(crate) listen: Option<SocketAddr>,
@@ -164,6 +200,23 @@ impl FromStr for Attach {
     }
 }
 
+/// Reads a size: a number of bytes, or of `K`, `M`, `G` or `T`, which are powers of 1024.
+fn parse_size(text: &str) -> Result<u64, String> {
+    let error = || format!("{text:?} is no size: write a number and K, M, G or T, such as 10G");
+    let (number, shift) = match text.char_indices().next_back().ok_or_else(error)? {
+        (at, 'K' | 'k') => (&text[..at], 10),
+        (at, 'M' | 'm') => (&text[..at], 20),
+        (at, 'G' | 'g') => (&text[..at], 30),
+        (at, 'T' | 't') => (&text[..at], 40),
+        _ => (text, 0),
+    };
+    if number.is_empty() || !number.bytes().all(|byte| byte.is_ascii_digit()) {
+        return Err(error());
+    }
+    let number: u64 = number.parse().map_err(|_| error())?;
+    number.checked_mul(1 << shift).filter(|size| *size > 0).ok_or_else(error)
+}
+
 #[cfg(test)]
 mod tests {
     use clap::CommandFactory;
@@ -180,6 +233,9 @@ mod tests {
             "overlay-seller join @t --attach tap:vnet0",
             "overlay-seller join @t --attach stream:/run/overlay/g1.sock",
             "overlay-seller join @t --attach stream:g1.sock",
+            "overlay-seller run @t -- qemu-system-x86_64 -m 2G -drive file=a,format=raw",
+            "overlay-seller run --restart --json --scratch 1G - -- qemu-system-x86_64",
+            "overlay-seller run @t --console x.log --keep 1h --lan -- qemu-system-x86_64",
             "overlay-seller resume farm --attach netns:g --lan",
             "overlay-seller resume farm/g2 --attach netns:g",
             "overlay-seller status --json",
@@ -200,6 +256,10 @@ mod tests {
         for line in [
             "overlay-seller join @t",
             "overlay-seller resume farm",
+            "overlay-seller run @t",
+            "overlay-seller run @t --",
+            "overlay-seller run @t --attach netns:g -- qemu-system-x86_64",
+            "overlay-seller run @t --scratch 1X -- qemu-system-x86_64",
             "overlay-seller join @t --attach labG",
             "overlay-seller join @t --attach netns:",
             "overlay-seller join @t --attach tap:",
@@ -218,6 +278,16 @@ mod tests {
     #[test]
     fn completions_and_pages_know_every_command_and_option() {
         assert_eq!(overlay::manual::faults(&Cli::command(), &FILES), [""; 0]);
+    }
+
+    #[test]
+    fn sizes_are_numbers_with_a_unit() {
+        assert_eq!(parse_size("512"), Ok(512));
+        assert_eq!(parse_size("2k"), Ok(2048));
+        assert_eq!(parse_size("10G"), Ok(10 << 30));
+        for bad in ["", "G", "0", "-1", "1.5G", "1GB", "99999999999T", "+1M", "é"] {
+            assert!(parse_size(bad).is_err(), "{bad:?} passed");
+        }
     }
 
     /// Everything `--help` prints, as it is committed in `help.txt`: scripts rely on it.

@@ -13,7 +13,7 @@ mod dial;
 pub(crate) mod lease;
 mod link;
 mod report;
-mod seat;
+pub(crate) mod seat;
 mod serve;
 mod story;
 
@@ -45,7 +45,7 @@ use self::link::{Link, LinkEvent};
 use self::report::Report;
 use self::seat::Seat;
 use self::serve::{Member, Parts};
-use crate::args::{Join, Place, Resume};
+use crate::args::{Conduct, Join, Place, Resume};
 
 /// Longest wait for tasks that do not end by themselves.
 const SHUTDOWN_AFTER: Duration = Duration::from_millis(500);
@@ -55,17 +55,28 @@ const IN_USE_AFTER_MAX: Duration = Duration::from_secs(12);
 
 pub(crate) fn run(state: Option<&Path>, args: &Join) -> anyhow::Result<Exit> {
     let ticket = crate::ticket::read(args.ticket.as_deref())?;
-    join(state, ticket, &args.place)
+    join_at(state, ticket, &args.place)
 }
 
 pub(crate) fn resume(state: Option<&Path>, args: &Resume) -> anyhow::Result<Exit> {
     let ticket = lease::ticket_of(&StateDir::find(state)?, &args.order)?;
-    join(state, ticket, &args.place)
+    join_at(state, ticket, &args.place)
 }
 
-fn join(state: Option<&Path>, ticket: Ticket, place: &Place) -> anyhow::Result<Exit> {
+fn join_at(state: Option<&Path>, ticket: Ticket, place: &Place) -> anyhow::Result<Exit> {
     preflight::check(Seat::needs(&place.attach))?;
     let seat = Seat::find(place, &ticket)?;
+    join(state, ticket, &place.conduct, seat)
+}
+
+/// Joins with a guest at `seat`, until it ends. To be called by the program's first thread: what a
+/// seat starts may live as long as that.
+pub(crate) fn join(
+    state: Option<&Path>,
+    ticket: Ticket,
+    place: &Conduct,
+    seat: Seat,
+) -> anyhow::Result<Exit> {
     let state = StateDir::open(state)?;
     let key = state.node_key()?;
     let lease = Lease::open(&state, &ticket)?;
@@ -80,7 +91,7 @@ fn join(state: Option<&Path>, ticket: Ticket, place: &Place) -> anyhow::Result<E
 
 async fn serve(
     socket: &Path,
-    place: &Place,
+    place: &Conduct,
     ticket: Ticket,
     mut seat: Seat,
     key: NodeKey,
@@ -191,7 +202,7 @@ fn nonce() -> anyhow::Result<[u8; 16]> {
 }
 
 /// Returns where others of the local network may try this lease: nowhere without `--lan`.
-fn own_candidates(place: &Place, rules: &DialRules, port: u16) -> Vec<SocketAddr> {
+fn own_candidates(place: &Conduct, rules: &DialRules, port: u16) -> Vec<SocketAddr> {
     if rules.lan == Lan::Refused || place.only_buyer {
         return Vec::new();
     }

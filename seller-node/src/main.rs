@@ -4,6 +4,7 @@ mod api;
 mod args;
 mod ask;
 mod join;
+mod run;
 mod ticket;
 
 use std::io::Write;
@@ -38,6 +39,7 @@ fn run(cli: Cli) -> anyhow::Result<Exit> {
     let state = cli.state.as_deref();
     match cli.command {
         Command::Join(args) => join::run(state, &args),
+        Command::Run(args) => run::run(state, &args),
         Command::Resume(args) => join::resume(state, &args),
         Command::Status(args) => ask::status(state, &args),
         Command::Leave(args) => ask::leave(state, &args),

@@ -18,7 +18,9 @@ pub(crate) fn read(source: Option<&str>) -> anyhow::Result<Ticket> {
             let text = "no ticket given: write @FILE, - for a line of stdin, or its text";
             return Err(Fault::new(Exit::Usage, text).into());
         }
-        Some("-") => line(io::stdin().lock()).context("the ticket cannot be read from stdin")?,
+        // Not a byte more is taken than the line: the rest is a machine's.
+        Some("-") => line(BufReader::with_capacity(1, Stdin))
+            .context("the ticket cannot be read from stdin")?,
         Some(source) => match source.strip_prefix('@') {
             Some(path) => file(Path::new(path))
                 .with_context(|| format!("ticket file {path} cannot be read"))?,
@@ -34,6 +36,15 @@ pub(crate) fn read(source: Option<&str>) -> anyhow::Result<Ticket> {
         );
     }
     Ok(ticket)
+}
+
+/// Standard input without the buffer that this program's own handle has.
+struct Stdin;
+
+impl Read for Stdin {
+    fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
+        Ok(nix::unistd::read(io::stdin().as_fd(), bytes)?)
+    }
 }
 
 /// Reads a little more than a ticket may have, so that the parser sees that it is too long.

@@ -106,6 +106,49 @@ impl Report {
         let object = json!({ "event": "control", "up": up, "reason": reason });
         self.print(&format!("control {word} ({reason})"), &object)
     }
+
+    /// The guest's machine was started.
+    pub(crate) fn guest_started(
+        self,
+        program: &str,
+        pid: Option<u32>,
+        accel: &str,
+        console: Option<&str>,
+    ) -> io::Result<()> {
+        match self {
+            Self::Text => {
+                let pid = pid.map_or(String::new(), |pid| format!(" pid {pid}"));
+                let console = console.map_or(String::new(), |path| format!("  console {path}"));
+                line(&format!("vm {program}{pid}  accel {accel}{console}"))
+            }
+            Self::Json => line(
+                &json!({
+                    "event": "guest started", "program": program, "pid": pid, "accel": accel,
+                    "console": console,
+                })
+                .to_string(),
+            ),
+        }
+    }
+
+    /// The guest's machine has ended; it is started again after `pause`, if there is one.
+    pub(crate) fn guest_exited(self, status: &str, pause: Option<Duration>) -> io::Result<()> {
+        match self {
+            Self::Text => {
+                let again = pause.map_or(String::new(), |pause| {
+                    format!(", started again in {}", duration::show(pause))
+                });
+                line(&format!("guest exited ({status}){again}"))
+            }
+            Self::Json => line(
+                &json!({
+                    "event": "guest exited", "status": status,
+                    "again_s": pause.map(|pause| pause.as_secs()),
+                })
+                .to_string(),
+            ),
+        }
+    }
 }
 
 #[cfg(test)]

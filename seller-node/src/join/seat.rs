@@ -3,6 +3,7 @@
 mod host_tap;
 mod netns;
 mod stream;
+mod vm;
 
 use std::io::Write;
 use std::os::fd::OwnedFd;
@@ -16,6 +17,7 @@ use overlay_proto::ticket::Ticket;
 use self::host_tap::HostTapSeat;
 use self::netns::NetnsSeat;
 use self::stream::SocketSeat;
+pub(crate) use self::vm::{VmEvent, VmSeat};
 use crate::args::{Attach, Place};
 
 /// Where a guest is plugged in. What it has made is gone when it is dropped, after the data plane.
@@ -27,6 +29,8 @@ pub(crate) enum Seat {
     HostTap(HostTapSeat),
     /// At a unix socket.
     Stream(SocketSeat),
+    /// In a virtual machine that this program runs.
+    Vm(Box<VmSeat>),
 }
 
 impl Seat {
@@ -55,6 +59,7 @@ impl Seat {
             Self::Netns(seat) => seat.words(),
             Self::HostTap(seat) => seat.words(),
             Self::Stream(seat) => seat.words(),
+            Self::Vm(seat) => seat.words(),
         }
     }
 
@@ -64,6 +69,7 @@ impl Seat {
             Self::Netns(seat) => seat.plug(grant, config),
             Self::HostTap(seat) => seat.plug(config),
             Self::Stream(seat) => seat.plug(config),
+            Self::Vm(seat) => seat.plug(grant, config),
         }
     }
 
@@ -76,6 +82,7 @@ impl Seat {
                 seat.follow(config);
                 Ok(())
             }
+            Self::Vm(seat) => seat.follow(config),
         }
     }
 
@@ -83,7 +90,32 @@ impl Seat {
     pub(crate) fn check(&self) -> anyhow::Result<()> {
         match self {
             Self::HostTap(seat) => seat.check(),
-            Self::Netns(_) | Self::Stream(_) => Ok(()), // the data plane notices
+            // The data plane notices, or the machine says so itself.
+            Self::Netns(_) | Self::Stream(_) | Self::Vm(_) => Ok(()),
+        }
+    }
+
+    /// Returns what a machine of ours does next; never, if there is none.
+    pub(crate) async fn next(&mut self) -> VmEvent {
+        match self {
+            Self::Vm(seat) => seat.next().await,
+            Self::Netns(_) | Self::HostTap(_) | Self::Stream(_) => std::future::pending().await,
+        }
+    }
+
+    /// Asks a machine of ours to end.
+    pub(crate) fn ask_to_end(&self) {
+        match self {
+            Self::Vm(seat) => seat.ask_to_end(),
+            Self::Netns(_) | Self::HostTap(_) | Self::Stream(_) => {}
+        }
+    }
+
+    /// Waits for its end, which is near.
+    pub(crate) async fn end(&mut self) {
+        match self {
+            Self::Vm(seat) => seat.end().await,
+            Self::Netns(_) | Self::HostTap(_) | Self::Stream(_) => {}
         }
     }
 }

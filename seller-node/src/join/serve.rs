@@ -32,7 +32,7 @@ use vde_switch::time::Instant;
 
 use super::link::{Link, LinkEvent};
 use super::report::{Report, path_words};
-use super::seat::Seat;
+use super::seat::{Seat, VmEvent};
 use super::story::{News, Story};
 use super::{nonce, refused, tell};
 use crate::api::{LeaseStatus, Request};
@@ -77,6 +77,8 @@ pub(super) struct Member {
     told: Told,
     /// Whether the loss of the control connection was told.
     control_lost: bool,
+    /// Why the guest's own end is a failure.
+    guest_fault: Option<Fault>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -105,22 +107,25 @@ impl Member {
             story: Story::default(),
             told: Told::Nothing,
             control_lost: false,
+            guest_fault: None,
         }
     }
 
-    /// Serves until a signal, a `leave`, an eviction, or the end of a part.
+    /// Serves until a signal, a `leave`, an eviction, the guest's end, or that of a part.
     pub(super) async fn run(
         mut self,
         local: &mut Server<Request>,
         signals: Signals,
     ) -> anyhow::Result<()> {
         let ended = self.serve(local, signals).await;
-        let Self { link, dataplane, .. } = self;
+        let Self { link, dataplane, mut seat, guest_fault, .. } = self;
+        seat.ask_to_end();
         if ended.is_ok() {
             link.leave().await;
         }
+        seat.end().await;
         dataplane.stop();
-        ended
+        guest_fault.map_or(ended, |fault| Err(fault.into()))
     }
 
     async fn serve(
@@ -128,6 +133,7 @@ impl Member {
         local: &mut Server<Request>,
         mut signals: Signals,
     ) -> anyhow::Result<()> {
+        self.tell_machine()?;
         let mut ticks = tokio::time::interval(STATS_INTERVAL);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
@@ -137,6 +143,9 @@ impl Member {
                 event = self.dataplane.event() => match event {
                     Some(event) => self.handle_event(event)?,
                     None => bail!("the data plane has ended"),
+                },
+                event = self.seat.next() => if self.handle_machine(event)? {
+                    return Ok(());
                 },
                 Call { request, answer } = local.call() => {
                     let (value, is_last) = match request {
@@ -152,6 +161,36 @@ impl Member {
                 _ = ticks.tick() => self.handle_tick()?,
             }
         }
+    }
+
+    /// Tells what became of the guest's machine, and whether that was its end.
+    fn handle_machine(&mut self, event: VmEvent) -> anyhow::Result<bool> {
+        match event {
+            VmEvent::Ended(ended, pause) => {
+                self.report.guest_exited(&ended.status.to_string(), pause)?;
+                if pause.is_none() && !ended.status.success() {
+                    let words =
+                        if ended.words.is_empty() { "no reason given" } else { &ended.words };
+                    let text = format!("the guest's QEMU ended with {}: {words}", ended.status);
+                    self.guest_fault = Some(Fault::new(Exit::Failed, text));
+                }
+                Ok(pause.is_none())
+            }
+            VmEvent::Again(started) => {
+                started?;
+                self.tell_machine()?;
+                Ok(false)
+            }
+        }
+    }
+
+    /// Tells that the guest's machine was started, if there is one.
+    fn tell_machine(&self) -> anyhow::Result<()> {
+        if let Seat::Vm(seat) = &self.seat {
+            let (program, pid, accel, console) = seat.facts();
+            self.report.guest_started(&program, pid, accel, console.as_deref())?;
+        }
+        Ok(())
     }
 
     fn handle_link(&mut self, event: LinkEvent) -> anyhow::Result<()> {
