@@ -53,7 +53,7 @@ impl fmt::Display for SettingError {
             "routes" => write!(
                 f,
                 "write up to {ROUTES_MAX} networks with whom they are behind, such as \
-                 192.168.9.0/24:10.77.0.2, or off"
+                 192.168.9.0/24:10.77.0.10, or off"
             ),
             _ => f.write_str("write mtu=, broadcast=, rate=, life=, dns= or routes= and a value"),
         }

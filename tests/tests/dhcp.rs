@@ -57,8 +57,15 @@ fn dhcp_clients_and_the_kernel_learn_what_the_grant_and_the_order_say() -> Resul
     ensure!(!lease.contains("router="), "a default route: {lease}");
 
     // An address for IPv6, by a client that asks for it, with the link-local one it has.
-    let solve = "dhclient -6 -1 -d -lf lease6 -pf pid6 -sf";
-    let mut client = seat.spawn("dhclient", format!("{solve} {script} eth0").split(' ').skip(1))?;
+    let link_local = || {
+        let addresses = seat.must("ip -6 -o addr show dev eth0 scope link")?;
+        Ok(addresses.contains("fe80::") && !addresses.contains("tentative"))
+    };
+    eventually("a link-local address", PATIENCE, link_local)?;
+    let [leases, pid] = ["lease6", "pid6"].map(|name| seat.dir().join(name));
+    fs::write(&leases, "")?;
+    let line = format!("-6 -1 -d -lf {} -pf {} -sf {script} eth0", leases.display(), pid.display());
+    let mut client = seat.spawn("dhclient", line.split(' '))?;
     let bound = || Ok(said("lease.BOUND6").contains("new_ip6_address"));
     let found = eventually("a DHCPv6 lease", PATIENCE, bound);
     let log = client.log();

@@ -6,8 +6,8 @@
 //! admitted if the bucket is not emptied by it. No timer runs.
 //!
 //! # Limits
-//! [`GROUP_RATE`], [`ANSWER_RATE`] and [`SERVICE_RATE`] for each port. What exceeds them is dropped by name, never
-//! queued: discovery protocols repeat themselves.
+//! [`GROUP_RATE`], [`ANSWER_RATE`] and [`SERVICE_RATE`] for each port. What exceeds them is dropped
+//! by name, never queued: discovery protocols repeat themselves.
 
 use crate::time::Instant;
 

@@ -28,7 +28,8 @@ fn inputs(target: &str) -> Vec<(String, Vec<u8>)> {
 }
 
 /// Inputs whose names say so are legal; those that say they are refused, or are named by a row of
-/// the catalogue (`F01` to `F31`), are not; the rest was found by fuzzing and needs only to agree with the oracle.
+/// the catalogue (`F01` to `F31`), are not; the rest was found by fuzzing and needs only to agree
+/// with the oracle.
 fn agrees(name: &str, passes: bool) {
     assert!(!name.starts_with("legal") || passes, "{name} is refused");
     let refused = name.starts_with('F') || name.starts_with("refused");

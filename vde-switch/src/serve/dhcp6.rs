@@ -282,7 +282,7 @@ impl<'a> Association<'a> {
 }
 
 /// Walks options, each length within what is left; ends at the first that lies.
-fn options<'a>(mut rest: &'a [u8]) -> impl Iterator<Item = Result<(u16, &'a [u8]), DropReason>> {
+fn options(mut rest: &[u8]) -> impl Iterator<Item = Result<(u16, &[u8]), DropReason>> {
     std::iter::from_fn(move || {
         if rest.is_empty() {
             return None;

@@ -29,8 +29,10 @@ fn told(frame: &[u8]) -> Message {
     message
 }
 
-/// What each association was told: number, addresses with their lifetimes, status.
-fn associations(message: &Message) -> Vec<(u32, Vec<(Ipv6Addr, u32)>, Option<Status>)> {
+/// What an association was told: number, addresses with their lifetimes, status.
+type Told = (u32, Vec<(Ipv6Addr, u32)>, Option<Status>);
+
+fn associations(message: &Message) -> Vec<Told> {
     let of = |opts: &dhcproto::v6::DhcpOptions| {
         let addresses = opts.iter().filter_map(|option| match option {
             DhcpOption::IAAddr(address) => {

@@ -102,8 +102,8 @@ fn a_longest_identifier_leaves_room_for_all_the_rest() {
     let full = [
         option6(1, &[1; 130]),
         option6(2, &duid_of(SERVICE)),
-        ia_na(1, &vec![BOB6; 30]),
-        ia_na(2, &vec![BOB6; 5]),
+        ia_na(1, &[BOB6; 30]),
+        ia_na(2, &[BOB6; 5]),
         option6(25, &[0; 12]),
         option6(4, &[0; 4]),
     ];
