@@ -7,9 +7,9 @@
 //! are left undone pass as they are; the kernel finishes what the hypervisor's side cannot take.
 //!
 //! Our tap is named after the index of theirs: a second program that serves the same tap finds the
-//! name taken. It goes with its descriptor, also after a kill; the table stays then, which keeps the
-//! guest from the host, and is replaced by the next. At a regular end the hypervisor's tap is set
-//! down before the table goes.
+//! name taken. It goes with its descriptor, also after a kill; the table stays then, which keeps
+//! the guest from the host, and is replaced by the next. At a regular end the hypervisor's tap is
+//! set down before the table goes.
 //!
 //! # Limits
 //! The host keeps its power over the interface: who is root may put it into a bridge, give it an

@@ -15,9 +15,10 @@
 //! data plane counts its drops. While the data plane does not read, the peer's socket is not read.
 //!
 //! # Limits
-//! One peer at a time; the next one waits in the listener's backlog until the first has left. Memory
-//! is two frames and [`framing::QUEUE_LEN_MAX`] towards the peer, and [`PAIR_LEN`] in the kernel for
-//! each direction of the pair. Whoever may connect to the socket (mode 0600) is the guest.
+//! One peer at a time; the next one waits in the listener's backlog until the first has left.
+//! Memory is two frames and [`framing::QUEUE_LEN_MAX`] towards the peer, and [`PAIR_LEN`] in the
+//! kernel for each direction of the pair. Whoever may connect to the socket (mode 0600) is the
+//! guest.
 
 pub mod framing;
 mod place;

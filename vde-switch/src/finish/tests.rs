@@ -82,8 +82,13 @@ fn left_undone(
     let (protocol, segment, offset) =
         if is_tcp { (TCP, tcp(flags, payload), 16) } else { (UDP, udp(5000, 5001, payload), 6) };
     let start = if v6 { 54 } else { 34 };
-    let frame =
+    let mut frame =
         if v6 { alice6(BOB6, protocol, &segment) } else { alice4(BOB4, protocol, &segment) };
+    if !v6 {
+        // The sender's kernel leaves the sum of the transport undone, never that of IPv4.
+        let sum = !fold(add(0, &frame[14..34]));
+        put16(&mut frame, 24, sum);
+    }
     let header_len = (frame.len() - payload.len()) as u16;
     let header = if payload.len() <= usize::from(step) {
         vnet(1, 0, 0, 0, start, offset)
@@ -187,4 +192,16 @@ fn no_buffer_grows_with_what_is_cut() {
         finisher.finish(&hdr, &frame, MTU, |_| {}).unwrap();
     }
     assert!(finisher.segment.capacity() <= 4096, "{}", finisher.segment.capacity());
+}
+
+#[test]
+fn a_udp_sum_of_zero_is_written_as_all_ones() {
+    let mut zeros = 0;
+    for word in 0..=u16::MAX {
+        let (frame, header) = left_undone(true, false, 0, &word.to_be_bytes(), 1000);
+        let done = finish(&frame, header).unwrap().remove(0);
+        assert_ne!(done[60..62], [0, 0], "payload {word:#06x}");
+        zeros += u32::from(done[60..62] == [0xff, 0xff]);
+    }
+    assert_eq!(zeros, 1, "exactly one payload sums up to zero");
 }

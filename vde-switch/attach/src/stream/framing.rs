@@ -1,9 +1,10 @@
-//! Frames on a byte stream, as QEMU's `-netdev stream` has them: a length of four bytes, big-endian,
-//! then the frame.
+//! Frames on a byte stream, as QEMU's `-netdev stream` has them: a length of four bytes,
+//! big-endian, then the frame.
 //!
 //! # Theory of operation
-//! [`Unframer`] is one buffer with room for the longest frame: bytes are read into [`Unframer::room`]
-//! and frames taken from its front one by one, the rest moved down when the end comes near.
+//! [`Unframer`] is one buffer with room for the longest frame: bytes are read into
+//! [`Unframer::room`] and frames taken from its front one by one, the rest moved down when the end
+//! comes near.
 //! [`Framed`] is the way back: whole frames go in until it is full, bytes are taken as the socket
 //! takes them.
 //!

@@ -1,9 +1,9 @@
 //! Where a stream's peer is met: the path, who may be there, and who calls whom.
 //!
 //! # Theory of operation
-//! A lock file beside the path (`PATH.lock`) keeps a second program of this kind away; it is locked,
-//! not only there, so that one left by a kill hinders nobody. The socket file of our own is told
-//! from others by its inode.
+//! A lock file beside the path (`PATH.lock`) keeps a second program of this kind away; it is
+//! locked, not only there, so that one left by a kill hinders nobody. The socket file of our own is
+//! told from others by its inode.
 //!
 //! # Limits
 //! Whoever may write to the folder may put a socket of his own at the path: folders that all may
