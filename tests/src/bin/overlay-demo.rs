@@ -148,7 +148,7 @@ fn picture(stage: &Stage) -> String {
     format!(
         "buyer   {:<11} ───┐              ┌─── {:<11} seller1 ─── guest1 (farm), guest3 (barn)\n\
          {:23}├─── router ───┤\n\
-         buyer2  {:<11} ───┘              └─── {:<11} seller2 ─── guest2 (farm), guest4 (barn), a machine (farm)",
+         buyer2  {:<11} ───┘              └─── {:<11} seller2 ─── guest2, VM (farm), guest4 (barn)",
         at("buyer"),
         at("seller1"),
         "",
