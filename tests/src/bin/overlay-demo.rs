@@ -6,6 +6,7 @@
 
 #![expect(clippy::print_stdout, reason = "a program whose purpose is to print")]
 
+use std::fs;
 use std::io::IsTerminal;
 use std::net::{IpAddr, SocketAddr};
 use std::process::ExitCode;
@@ -16,7 +17,7 @@ use overlay_tests::cast::{Gateway, Guest};
 use overlay_tests::lab::Host;
 use overlay_tests::lab::capture::Capture;
 use overlay_tests::stage::Stage;
-use overlay_tests::traffic::{Ear, connects, ping, say, transfer, wait_reach};
+use overlay_tests::traffic::{Ear, connects, eventually, ping, say, transfer, wait_reach};
 use overlay_tests::vm::member::Member;
 use overlay_tests::vm::{self, must_ssh};
 use overlay_tests::{exit_on_signals, wait_if_interrupted};
@@ -174,6 +175,10 @@ fn open_order(
     let took = started.elapsed().as_millis();
     report.quote(&gateway.line);
     report.check(true, format!("order {order} is open after {took} ms"));
+    // The tickets are written, in the order of their numbers, once the order is open.
+    let last = gateway.ticket_file(&format!("g{invited}"));
+    let is_there = || Ok(fs::metadata(last.trim_start_matches('@')).is_ok_and(|f| f.len() > 0));
+    eventually("the tickets are written", Duration::from_secs(5), is_there)?;
     let mut segment = Segment { gateway, guests: Vec::new(), machine: None };
     for (number, name) in (1..).zip(seats) {
         let seller = stage.host(&format!("seller{number}")).clone();
