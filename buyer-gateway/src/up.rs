@@ -120,8 +120,12 @@ async fn serve(
     gateway.start()?;
     gateway.dataplane.attach(LocalPort::GUEST, vec![own], Limits::NONE, fd)?;
 
+    // Whoever reads the order's line may use the tickets.
+    let tickets = write_tickets(&mut gateway.book, args)?;
     report.ready(gateway.book.registry.order_record(), &own, &reach.said)?;
-    write_tickets(&mut gateway.book, args, report)?;
+    for (guest, file) in &tickets {
+        report.ticket(guest, file)?;
+    }
     overlay::notify::ready();
     let ended = gateway.run(events, &mut local, signals).await;
     // The order of ends: tap, filter, local socket, and last the store's lock.
@@ -132,11 +136,13 @@ async fn serve(
     ended
 }
 
-/// Writes the tickets of `--invite` into files of the current folder, for their owner's eyes only.
-fn write_tickets(book: &mut Book, args: &Up, report: Report) -> anyhow::Result<()> {
+/// Writes the tickets of `--invite` into files of the current folder, for their owner's eyes only;
+/// returns whose they are, and the files.
+fn write_tickets(book: &mut Book, args: &Up) -> anyhow::Result<Vec<(String, String)>> {
     if args.invite == 0 {
-        return Ok(());
+        return Ok(Vec::new());
     }
+    let mut written = Vec::new();
     let whose = For::New(args.invite);
     for (guest, text) in invite::make(book, whose, invite::EXPIRES_AFTER)?.tickets {
         let name = format!("{}-{guest}.ovl", args.name);
@@ -152,7 +158,7 @@ fn write_tickets(book: &mut Book, args: &Up, report: Report) -> anyhow::Result<(
             give_to_sudo_user(&file)
         };
         write().with_context(|| format!("ticket file {name} cannot be written"))?;
-        report.ticket(&guest, &name)?;
+        written.push((guest.to_string(), name));
     }
-    Ok(())
+    Ok(written)
 }

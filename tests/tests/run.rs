@@ -142,7 +142,7 @@ fn a_machine_is_on_the_lan_by_one_line_and_goes_without_a_trace() -> Result<()> 
     let path = file(seller, "c.qcow2", &empty_qcow2())?;
     words.extend(["-drive".to_owned(), format!("file={path},if=virtio,format=qcow2")]);
     let mut process = run(&stage, "seller1", &gateway.invite_file()?, &["--json"], &words)?;
-    let started = event(&mut process, "guest started")?;
+    let started = event(&mut process, "guest_started")?;
     let pid = started["pid"].as_u64().context("a process")?;
     let joined = event(&mut process, "joined")?;
     ensure!(joined["attached"] == format!("vm {QEMU} pid {pid}"), "{joined}");
@@ -244,10 +244,10 @@ fn a_crashed_machine_is_started_again_and_a_killed_program_leaves_none() -> Resu
     let ticket = gateway.invite_file()?;
     let words = machine(ONE, "")?;
     let mut process = run(&stage, "seller1", &ticket, &["--json", "--restart"], &words)?;
-    let first = event(&mut process, "guest started")?["pid"].as_u64().context("a process")?;
+    let first = event(&mut process, "guest_started")?["pid"].as_u64().context("a process")?;
     kill(Pid::from_raw(i32::try_from(first)?), Signal::SIGKILL)?;
-    ensure!(event(&mut process, "guest exited")?["again_s"] == 1);
-    let second = event(&mut process, "guest started")?["pid"].as_u64().context("a process")?;
+    ensure!(event(&mut process, "guest_exited")?["again_s"] == 1);
+    let second = event(&mut process, "guest_started")?["pid"].as_u64().context("a process")?;
     ensure!(first != second && exists(second));
     wait_reach(&gateway.host, ONE.into(), BOOT_MAX)?;
     process.signal(Signal::SIGKILL)?;
@@ -256,7 +256,7 @@ fn a_crashed_machine_is_started_again_and_a_killed_program_leaves_none() -> Resu
     ensure!(leftovers(seller)?.len() == 1, "a killed program cannot clean up");
     // The same ticket resumes, and what the killed one left is gone.
     let mut again = run(&stage, "seller1", &ticket, &["--json"], &words)?;
-    let third = event(&mut again, "guest started")?["pid"].as_u64().context("a process")?;
+    let third = event(&mut again, "guest_started")?["pid"].as_u64().context("a process")?;
     ensure!(leftovers(seller)?.len() == 1);
     // Without --restart the end of QEMU is the end, and a failure.
     kill(Pid::from_raw(i32::try_from(third)?), Signal::SIGKILL)?;

@@ -115,39 +115,22 @@ impl Report {
         accel: &str,
         console: Option<&str>,
     ) -> io::Result<()> {
-        match self {
-            Self::Text => {
-                let pid = pid.map_or(String::new(), |pid| format!(" pid {pid}"));
-                let console = console.map_or(String::new(), |path| format!("  console {path}"));
-                line(&format!("vm {program}{pid}  accel {accel}{console}"))
-            }
-            Self::Json => line(
-                &json!({
-                    "event": "guest started", "program": program, "pid": pid, "accel": accel,
-                    "console": console,
-                })
-                .to_string(),
-            ),
-        }
+        let shown_pid = pid.map_or(String::new(), |pid| format!(" pid {pid}"));
+        let shown_console = console.map_or(String::new(), |path| format!("  console {path}"));
+        let object = json!({
+            "event": "guest_started", "program": program, "pid": pid, "accel": accel,
+            "console": console,
+        });
+        self.print(&format!("vm {program}{shown_pid}  accel {accel}{shown_console}"), &object)
     }
 
     /// The guest's machine has ended; it is started again after `pause`, if there is one.
     pub(crate) fn guest_exited(self, status: &str, pause: Option<Duration>) -> io::Result<()> {
-        match self {
-            Self::Text => {
-                let again = pause.map_or(String::new(), |pause| {
-                    format!(", started again in {}", duration::show(pause))
-                });
-                line(&format!("guest exited ({status}){again}"))
-            }
-            Self::Json => line(
-                &json!({
-                    "event": "guest exited", "status": status,
-                    "again_s": pause.map(|pause| pause.as_secs()),
-                })
-                .to_string(),
-            ),
-        }
+        let again = pause
+            .map_or(String::new(), |pause| format!(", started again in {}", duration::show(pause)));
+        let again_s = pause.map(|pause| pause.as_secs());
+        let object = json!({ "event": "guest_exited", "status": status, "again_s": again_s });
+        self.print(&format!("guest exited ({status}){again}"), &object)
     }
 }
 

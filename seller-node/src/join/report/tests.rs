@@ -72,7 +72,10 @@ fn all(report: Report) -> Vec<String> {
         report.suspended(Duration::from_secs(900))?;
         report.resumed()?;
         report.control(false, "the connection was closed")?;
-        report.control(true, "joined again")
+        report.control(true, "joined again")?;
+        report.guest_started("qemu-system-x86_64", Some(1234), "tcg", Some("/tmp/g1.log"))?;
+        report.guest_exited("exit status: 0", None)?;
+        report.guest_exited("signal: 11 (SIGSEGV)", Some(Duration::from_secs(1)))
     };
     tell().expect("memory takes it");
     LINES.take()
@@ -84,7 +87,8 @@ fn every_event_is_documented_by_an_example_that_is_true() {
         .iter()
         .map(|line| serde_json::from_str(line).expect("an object a line"))
         .collect();
-    let faults = documented::faults(DOCUMENT, "## Events of `overlay-seller join`", &printed);
+    let faults =
+        documented::faults(DOCUMENT, "## Events of `overlay-seller join` and `run`", &printed);
     assert_eq!(faults, [""; 0]);
     // Whoever adds an event lets it happen above.
     for rest in include_str!("../report.rs").split("\"event\": \"").skip(1) {
