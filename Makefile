@@ -1,10 +1,11 @@
-# make demo    plays the product on this machine: two buyers, two sellers, four guests (needs root)
+# make demo    plays the product on this machine: two buyers, two sellers, five guests (needs root)
 # make test    runs all tests (needs root: the lab makes network namespaces)
 # make bench   prints the figures; ROUNDS=3 SECS=4
 # make bench-vm  the same for a real machine on the segment, next to one on a plain bridge
 # make storm   100 sellers join at once: how long, at what cost (needs root)
 # make soak    the simulation over many seeds; SEEDS=200000 FROM=0
 # make build   the programs: overlay-gw, overlay-seller
+# make man     the man pages of both programs, in target/man
 # make lint    rustfmt, clippy and rustdoc, as in .ci/run
 
 CARGO ?= cargo
@@ -16,7 +17,7 @@ FROM ?= 0
 # would build some again for a single package, whose features unite otherwise.
 PROGRAMS = $${CARGO_TARGET_DIR:-target}/release
 
-.PHONY: build demo test bench bench-vm storm soak lint preflight clean
+.PHONY: build demo test bench bench-vm storm soak man lint preflight clean
 
 build:
 	@$(CARGO) build --release --workspace
@@ -38,6 +39,9 @@ storm: preflight build
 
 soak: build
 	@exec $(PROGRAMS)/overlay-soak --seeds $(SEEDS) --from $(FROM)
+
+man: build
+	@deploy/man.sh $(PROGRAMS) target/man
 
 lint:
 	$(CARGO) fmt --all --check

@@ -78,6 +78,8 @@ check() {
   need setpriv util-linux
   need ethtool ethtool
   need iperf3 iperf3
+  need tcpdump tcpdump
+  need groff groff-base
   need make make
   need cc build-essential
   check_guests

@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use overlay_tests::stage::Stage;
 use overlay_tests::traffic::{eventually, wait_reach};
+use overlay_tests::vm::initramfs::find;
 
 /// For everything that is not about time.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -39,7 +40,9 @@ fn dhcp_clients_and_the_kernel_learn_what_the_grant_and_the_order_say() -> Resul
     let script = script.display();
     let said = |name: &str| fs::read_to_string(seat.dir().join(name)).unwrap_or_default();
 
-    seat.must(&format!("busybox udhcpc -i eth0 -n -q -f -t 3 -T 1 -O 121 -O 26 -s {script}"))?;
+    let busybox = find("busybox")?;
+    let busybox = busybox.display();
+    seat.must(&format!("{busybox} udhcpc -i eth0 -n -q -f -t 3 -T 1 -O 121 -O 26 -s {script}"))?;
     let lease = said("lease.bound");
     for line in [
         "ip=10.77.0.10",
@@ -65,7 +68,7 @@ fn dhcp_clients_and_the_kernel_learn_what_the_grant_and_the_order_say() -> Resul
     let [leases, pid] = ["lease6", "pid6"].map(|name| seat.dir().join(name));
     fs::write(&leases, "")?;
     let line = format!("-6 -1 -d -lf {} -pf {} -sf {script} eth0", leases.display(), pid.display());
-    let mut client = seat.spawn("dhclient", line.split(' '))?;
+    let mut client = seat.spawn(find("dhclient")?, line.split(' '))?;
     let bound = || Ok(said("lease.BOUND6").contains("new_ip6_address"));
     let found = eventually("a DHCPv6 lease", PATIENCE, bound);
     let log = client.log();

@@ -84,7 +84,10 @@ fn build(kernel: &Kernel) -> Result<Vec<u8>> {
 }
 
 /// Finds a program: one that deploy/preflight.sh has unpacked, or one of this machine.
-pub(super) fn find(program: &str) -> Result<PathBuf> {
+///
+/// # Errors
+/// When there is neither.
+pub fn find(program: &str) -> Result<PathBuf> {
     for root in [unpacked_dir()?, PathBuf::from("/")] {
         let mut paths = PLACES.iter().map(|dir| root.join(dir).join(program));
         if let Some(path) = paths.find(|path| path.is_file()) {
