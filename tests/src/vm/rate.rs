@@ -13,6 +13,10 @@ use crate::cast::{Gateway, Programs};
 use crate::lab::{Host, Lab, Wire};
 use crate::traffic::wait_reach;
 
+/// How often, and how far apart, a server in the guest is asked until it listens.
+const SERVER_TRIES_MAX: u32 = 20;
+const SERVER_PAUSE: Duration = Duration::from_millis(500);
+
 /// Rates in Gbit/s.
 #[derive(Clone, Copy, Debug)]
 pub struct Rates {
@@ -59,9 +63,17 @@ fn measure(near: &Host, guest: IpAddr, secs: u32) -> Result<Rates> {
     let rate = |more: &[&str]| {
         let (to, secs) = (guest.to_string(), secs.to_string());
         let words = ["-c", &to, "-t", &secs, "-J"].into_iter().chain(more.iter().copied());
-        let output = near.output("iperf3", words)?;
-        let report: Value = serde_json::from_slice(&output.stdout).context("iperf3 -J")?;
-        ensure!(report.get("error").is_none(), "iperf3 {more:?}: {}", report["error"]);
+        let words: Vec<_> = words.collect();
+        // The server in the guest, an emulated one, takes a while until it listens again.
+        let mut report = Value::Null;
+        for _ in 0..SERVER_TRIES_MAX {
+            let output = near.output("iperf3", &words)?;
+            report = serde_json::from_slice(&output.stdout).context("iperf3 -J")?;
+            let Some(error) = report["error"].as_str() else { break };
+            let is_late = error.contains("refused") || error.contains("reset by peer");
+            ensure!(is_late, "iperf3 {more:?}: {error}");
+            std::thread::sleep(SERVER_PAUSE);
+        }
         let bits = report["end"]["sum_received"]["bits_per_second"].as_f64();
         anyhow::Ok(bits.context("iperf3 gives a rate")? / 1e9)
     };

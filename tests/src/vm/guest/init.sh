@@ -49,7 +49,8 @@ else
   echo "GUEST LACKS eth0"
 fi
 [ -x /bin/dropbear ] && dropbear -s -r /etc/dropbear_host_key 2>/dev/null
-[ -x /bin/iperf3 ] && iperf3 -s -D
+# A server of iperf3 ends now and then; the next one listens at once.
+[ -x /bin/iperf3 ] && (while :; do iperf3 -s -1 >/dev/null 2>&1; done) &
 read -r up _ </proc/uptime
 echo "GUEST READY after $up s"
 [ -n "$run" ] && { sh -c "$run"; echo "GUEST RAN $?"; }
