@@ -12,7 +12,8 @@ use overlay_tests::cast::{Gateway, state_of};
 use overlay_tests::lab::Host;
 use overlay_tests::lab::process::Process;
 use overlay_tests::stage::Stage;
-use overlay_tests::traffic::{eventually, reaches, wait_reach};
+use overlay_tests::traffic::{eventually, ping, reaches, wait_reach};
+use overlay_tests::vitals::Vitals;
 use overlay_tests::vm::{self, BOOT_MAX, QEMU};
 use serde_json::Value;
 
@@ -264,6 +265,34 @@ fn a_crashed_machine_is_started_again_and_a_killed_program_leaves_none() -> Resu
     ensure!(status.code() == Some(1), "ended with {status}");
     ensure!(again.log().contains("signal: 9"), "{}", again.log());
     ensure!(leftovers(seller)?.is_empty(), "{:?} are left", leftovers(seller)?);
+    Ok(())
+}
+
+#[test]
+fn a_machine_that_reads_nothing_holds_nobody_up() -> Result<()> {
+    const PINGS: u32 = 200;
+    let (mut stage, gateway) = farm(&["seller1", "seller2"])?;
+    let ticket = gateway.invite_file()?;
+    let mut process = run(&stage, "seller1", &ticket, &["--json"], &machine(ONE, "")?)?;
+    let pid = event(&mut process, "guest_started")?["pid"].as_i64().context("a process")?;
+    let qemu = Pid::from_raw(i32::try_from(pid)?);
+    wait_reach(&gateway.host, ONE.into(), BOOT_MAX)?;
+    let other = stage.join(&gateway, "seller2", "guest2")?;
+    wait_reach(&other.seat, ONE.into(), PATIENCE)?;
+    let before = Vitals::of(&process)?;
+    kill(qemu, Signal::SIGSTOP)?;
+    // Far more than the card's ring and its tap's queue hold, at once.
+    let burst = ["-q", "-l", "60000", "-c", "60000", "-s", "1400", "-W", "1", &ONE.to_string()];
+    let mut flood = other.seat.spawn("ping", burst)?;
+    let pings = ping(&gateway.host, other.ipv4.into(), PINGS, Duration::from_millis(5))?;
+    let lost = PINGS as usize - pings.rtts_ms.len();
+    flood.terminate(PATIENCE)?;
+    let after = Vitals::of(&process)?;
+    kill(qemu, Signal::SIGCONT)?;
+    ensure!(lost < PINGS as usize / 20, "{lost} of {PINGS} pings of others were lost");
+    let grown = after.memory_len.saturating_sub(before.memory_len);
+    ensure!(grown < 8 << 20, "memory grew by {grown} bytes");
+    wait_reach(&other.seat, ONE.into(), PATIENCE)?;
     Ok(())
 }
 
