@@ -201,6 +201,30 @@ fn a_seller_that_starts_anew_elsewhere_with_its_clock_set_back_reaches_the_buyer
     assert!(world.violation.is_none(), "{:?}", world.violation);
 }
 
+/// A forged source makes nobody of special use hear from us, and anybody else a few packets.
+#[test]
+fn a_replayed_initiation_sends_nothing_to_special_addresses_and_little_to_others() {
+    let (mut world, gateway, p) = pair(true);
+    let (from, to) = (world.procs[p].address, world.procs[gateway].address);
+    let of_seller = |sent: &&(_, _, Vec<u8>)| (sent.0, sent.1, sent.2[0]) == (from, to, 1);
+    let initiation = world.recorded.iter().rfind(of_seller).expect("it shook hands").2.clone();
+    world.crash(p);
+    let forged = ["192.168.1.1:7770", "169.254.169.254:7770", "127.0.0.1:7770", "44.9.9.9:7770"];
+    let forged = forged.map(|text| text.parse().expect("an address"));
+    let mut heard = [0; 4];
+    for second in 0..240 {
+        let victim = second % forged.len();
+        world.recorded.clear();
+        world.open(gateway, forged[victim], &initiation);
+        pass(&mut world, 1);
+        for (victim, heard) in forged.iter().zip(&mut heard) {
+            *heard += world.recorded.iter().filter(|(_, to, _)| to == victim).count();
+        }
+    }
+    assert_eq!(heard[..3], [0; 3], "special addresses heard so many datagrams");
+    assert!((1..=8).contains(&heard[3]), "a stranger heard {} datagrams", heard[3]);
+}
+
 /// An old initiation, sent again to a gateway that has just started, must not keep its sender out.
 #[test]
 fn a_replayed_initiation_of_a_later_time_shuts_nobody_out() {

@@ -216,6 +216,12 @@ impl PathAgent {
         self.proven.contains(remote)
     }
 
+    /// Returns the addresses from which the key was proven.
+    #[must_use]
+    pub fn proven(&self) -> &[SocketAddr] {
+        &self.proven
+    }
+
     /// Returns where the candidates came from.
     #[must_use]
     pub const fn trust(&self) -> AddressTrust {

@@ -21,9 +21,9 @@ use vde_switch::frame::Frame;
 use vde_switch::time::Instant;
 use vde_switch::vnet::{GsoType, Layout, Transport, VnetHdr};
 
-use crate::control::{Event, Life, PathKind, Slot};
+use crate::control::{AddressTrust, Event, Life, PathKind, Slot};
 use crate::cut::{Cut, PIECES_MAX, clamp_mss};
-use crate::dial::DialBudget;
+use crate::dial::{DialBudget, Lan, may_dial};
 use crate::drop::{DropReason, Drops};
 use crate::path::{PathAgent, Relayed, Route, Targets, Via};
 use crate::transmit::{Destination, Io, TxBatch};
@@ -464,7 +464,9 @@ impl Tunnel {
     /// agent's next try. Either also goes to where the message came from, within that address's
     /// budget, since the peer may have moved meanwhile.
     pub(crate) fn handle_refused(&mut self, route: Route, out: &mut Out<'_, impl Io>) {
-        if let Route::Direct(via) = route {
+        if let Route::Direct(via) = route
+            && self.may_answer_at(via.remote)
+        {
             self.refused_from = Some(via.remote);
         }
         if self.engine.is_ready() {
@@ -473,6 +475,14 @@ impl Tunnel {
         if let Some(targets) = self.agent.poll(false, true, out.now).initiate {
             self.initiate(targets, out);
         }
+    }
+
+    /// Says whether an address that only an unproven message names may hear from us: one of no
+    /// special use, or one that was dialled before. Sources are forged easily.
+    fn may_answer_at(&self, remote: SocketAddr) -> bool {
+        let known = self.agent.candidates().iter().chain(self.agent.proven());
+        may_dial(remote, AddressTrust::Hearsay, Lan::Refused, false).is_ok()
+            || known.map(SocketAddr::ip).any(|ip| ip == remote.ip())
     }
 
     /// Asks for one round trip; at most [`PINGS_MAX`] at a time, the oldest gives up.
