@@ -132,7 +132,8 @@ fn run() -> Result<()> {
 }
 
 fn note_rates(figures: &mut Figures, rates: Rates) {
-    eprintln!("{rates:?}");
+    let Rates { out, out_8, back } = rates;
+    eprintln!("  {out:.2} out, {out_8:.2} in eight flows, {back:.2} back");
     note(figures, "tcp", rates.out);
     note(figures, "tcp_8", rates.out_8);
     note(figures, "tcp_reverse", rates.back);
