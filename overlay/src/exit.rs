@@ -92,20 +92,32 @@ fn known(cause: &(dyn Error + 'static)) -> Option<Exit> {
 
 /// Writes an error and its causes as one line: `program: text: cause`.
 ///
-/// Causes that repeat what is already there are left out, line ends become spaces.
+/// Causes that repeat what is already there are left out, and so are the system's numbers of its
+/// errors, whose words stand beside them; line ends become spaces.
 pub fn sentence<'a>(
     program: &str,
     causes: impl Iterator<Item = &'a (dyn Error + 'static)>,
 ) -> String {
     let mut line = program.to_owned();
     for text in causes.map(ToString::to_string) {
-        let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
+        let text = without_numbers(text.split_whitespace().collect::<Vec<_>>().join(" "));
         if !line.contains(&text) {
             line.push_str(": ");
             line.push_str(&text);
         }
     }
     line
+}
+
+/// Takes ` (os error 2)` and its like out.
+fn without_numbers(mut text: String) -> String {
+    const START: &str = " (os error ";
+    while let Some(at) = text.find(START)
+        && let Some(len) = text[at..].find(')')
+    {
+        text.replace_range(at..=at + len, "");
+    }
+    text
 }
 
 /// Reduces what the argument parser prints, several paragraphs, to the sentence that says what is
@@ -121,6 +133,13 @@ pub fn usage_sentence(program: &str, printed: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_systems_numbers_are_not_shown() {
+        let text = "a: No such file (os error 2), b (os error 13)".to_owned();
+        assert_eq!(without_numbers(text), "a: No such file, b");
+        assert_eq!(without_numbers("x (os error 2".to_owned()), "x (os error 2");
+    }
 
     fn one<'a>(
         error: &'a (dyn Error + 'static),
