@@ -609,12 +609,18 @@ impl Tunnel {
         if let Route::Direct(Via { remote, .. }) = route
             && !self.agent.is_proven(&remote)
             && lock(&out.common.budget)
-                .take(remote, self.agent.trust(), INITIATION_LEN, out.now)
+                .take(remote, self.trust(remote), INITIATION_LEN, out.now)
                 .is_err()
         {
             return out.common.drops.add(DropReason::DialBudget, 1);
         }
         out.batch.push_sealed(to, &self.initiation, &out.common.drops, out.io);
+    }
+
+    /// Says how freely an address may be dialled; one that nobody named as the peer's is hearsay.
+    fn trust(&self, remote: SocketAddr) -> AddressTrust {
+        let named = self.agent.candidates().contains(&remote);
+        if named { self.agent.trust() } else { AddressTrust::Hearsay }
     }
 
     fn destination(&self, common: &Common) -> Option<Destination> {

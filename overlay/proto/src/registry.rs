@@ -28,7 +28,7 @@ mod record;
 mod tickets;
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use vde_switch::station::Station;
 use vde_switch::time::Instant;
@@ -39,7 +39,7 @@ pub use self::presence::*;
 pub use self::record::*;
 pub use self::tickets::*;
 use crate::addressing::Subnet;
-use crate::control::{CANDIDATES_MAX, Slot};
+use crate::control::{AddressTrust, CANDIDATES_MAX, Slot};
 use crate::envelope::Signed;
 use crate::grant::Grant;
 use crate::identity::{NodeId, NodeKey};
@@ -68,6 +68,9 @@ pub struct MemberInfo {
     pub station: Station,
     /// Where it may be heard, best first; empty for one that speaks to the buyer alone.
     pub candidates: Vec<SocketAddr>,
+    /// How freely the gateway may dial them: as a ticket's if each is where the member proved its
+    /// key by the control connection, else as hearsay.
+    pub trust: AddressTrust,
     /// Whether its grant lives.
     pub standing: Standing,
     /// When its grant ends, or ended.
@@ -96,6 +99,8 @@ struct Joined {
     grant: Signed<Grant>,
     said: Vec<SocketAddr>,
     heard: Option<SocketAddr>,
+    /// From where it proved its key last.
+    remote: Option<IpAddr>,
     changed_at: u64,
     standing: Standing,
     expires_at: Instant,
@@ -114,6 +119,12 @@ impl Joined {
             }
         }
         candidates
+    }
+
+    fn trust(&self) -> AddressTrust {
+        let proven = |addr: &SocketAddr| Some(addr.ip()) == self.remote;
+        let all = self.candidates().iter().all(proven);
+        if all { AddressTrust::Given } else { AddressTrust::Hearsay }
     }
 }
 
@@ -219,6 +230,7 @@ impl Registry {
             record: joined.record.clone(),
             station: joined.grant.body().station,
             candidates: joined.candidates(),
+            trust: joined.trust(),
             standing: joined.standing,
             expires_at: joined.expires_at,
         })

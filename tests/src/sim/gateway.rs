@@ -170,16 +170,23 @@ impl World {
 
     /// Answers a join request.
     pub fn handle_join(&mut self, p: usize, id: u64, peer: NodeId, request: &JoinRequest) {
-        let reply = self.join(p, peer, request);
+        let caller = self.conns.get(&id).map_or(p, |conn| conn.seller.0);
+        let remote = IpAddr::V4(self.hosts[self.procs[caller].host].ip);
+        let reply = self.join(p, remote, peer, request);
         if let Some(reply) = reply {
             self.send(id, Way::Down, Parcel::Join(reply.encode()));
         }
     }
 
     /// Decides on a join request; `None` if the gateway died over it.
-    pub fn join(&mut self, p: usize, peer: NodeId, request: &JoinRequest) -> Option<JoinReply> {
+    pub fn join(
+        &mut self,
+        p: usize,
+        remote: IpAddr,
+        peer: NodeId,
+        request: &JoinRequest,
+    ) -> Option<JoinReply> {
         let (unix_now, now) = (self.wall(p), self.instant(p));
-        let remote = IpAddr::V4(self.hosts[self.procs[p].host].ip);
         let (order, plant) = (self.procs[p].order, self.plant);
         let registry = &mut self.live(p)?.registry;
         let outcome = registry.handle_join(peer, remote, request, unix_now, now);

@@ -170,7 +170,9 @@ impl World {
             nonce: self.rng.bytes(),
             only_buyer: false,
         };
-        if let Some(JoinReply::Welcome(_)) = self.join(gateway, attacker.id(), &request) {
+        let elsewhere = Ipv4Addr::new(44, 9, 9, 9).into();
+        let reply = self.join(gateway, elsewhere, attacker.id(), &request);
+        if let Some(JoinReply::Welcome(_)) = reply {
             let what = format!("a stranger got slot {} of order {order}", slot.0);
             self.fail(Invariant::Tickets, what);
         }

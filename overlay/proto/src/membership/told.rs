@@ -4,9 +4,7 @@ use std::collections::BTreeMap;
 
 use vde_switch::station::Segment;
 
-use crate::control::{
-    AddressTrust, Command, GuestConfig, Life, Limits, LocalPort, Member, Route, Slot,
-};
+use crate::control::{Command, GuestConfig, Life, Limits, LocalPort, Member, Route, Slot};
 use crate::dial::DialRules;
 use crate::registry::{MemberInfo, Registry, Standing};
 
@@ -75,8 +73,8 @@ impl GatewayPlane {
             slot: info.record.slot,
             key: info.record.data_key,
             stations: vec![info.station],
-            candidates: rules.filter(&info.candidates, AddressTrust::Hearsay),
-            trust: AddressTrust::Hearsay,
+            candidates: rules.filter(&info.candidates, info.trust),
+            trust: info.trust,
         };
         let live = registry.members().filter(|info| info.standing == Standing::Live);
         let members = live.map(member).map(|member| (member.slot, member)).collect();

@@ -105,7 +105,9 @@ impl Registry {
         let records = vec![Record::Ticket(ticket.clone()), Record::Slot(record.clone())];
         self.version += 1;
         let before = self.joined.remove(&slot).filter(|old| old.record.data_key == record.data_key);
+        let observed = canonical((remote, 0).into()).ip();
         let mut joined = self.joined(record, grant, now);
+        joined.remote = Some(observed);
         if let Some(old) = before {
             (joined.said, joined.heard) = (old.said, old.heard);
         }
@@ -120,7 +122,7 @@ impl Registry {
             config: self.config.bytes().to_vec(),
             grant,
             roster: self.roster(),
-            observed: canonical((remote, 0).into()).ip(),
+            observed,
         });
         Ok(Outcome { reply, records, joined: Some(slot), replaced })
     }
@@ -158,6 +160,7 @@ impl Registry {
             grant,
             said: Vec::new(),
             heard: None,
+            remote: None,
             changed_at: self.version,
             standing: Standing::Live,
             expires_at: now + self.life(),
