@@ -78,6 +78,19 @@ fn the_gateways_plane_is_told_the_same_members_once() {
 }
 
 #[test]
+fn where_a_member_proved_its_key_is_no_hearsay_and_anywhere_else_is() {
+    let mut book = registry();
+    let ticket = invite(&mut book, 1);
+    join(&mut book, &mut member(&ticket, 1), 1);
+    let trust = |book: &Registry| book.members().next().unwrap().trust;
+    book.set_candidates(Slot(1), &[(REMOTE, 7770).into()]);
+    assert_eq!(trust(&book), AddressTrust::Given);
+    let elsewhere = "44.128.9.9:7770".parse().unwrap();
+    book.set_candidates(Slot(1), &[(REMOTE, 7770).into(), elsewhere]);
+    assert_eq!(trust(&book), AddressTrust::Hearsay);
+}
+
+#[test]
 fn a_ticket_is_one_keys_for_ever_and_nobodys_after_its_time() {
     let mut book = registry();
     let (ticket, late) = (invite(&mut book, 1), invite(&mut book, 2));

@@ -27,6 +27,24 @@ fn a_direct_path_is_tried_first_and_the_relay_soon_after() {
 }
 
 #[test]
+fn a_silent_gateway_is_asked_less_often_than_its_address_may_hear_and_at_once_when_it_is_there() {
+    let mut agent = PathAgent::new(Relayed::Impossible);
+    agent.set_candidates(&[address(1)], AddressTrust::Given, START);
+    agent.keep();
+    let at = |tick: u32| START + Duration::from_millis(100) * tick;
+    let asked = |tick| agent.poll(false, false, at(tick)).initiate.is_some();
+    let count = (0..3000).map(asked).filter(|asked| *asked).count();
+    assert!((10..crate::dial::GIVEN_PACKETS_MAX).contains(&count), "{count} tries in 5 minutes");
+    agent.poll(false, false, at(3000));
+    assert_eq!(agent.poll(false, false, at(3001)), Todo::default());
+    agent.keep();
+    assert!(
+        agent.poll(false, false, at(3001)).initiate.is_some(),
+        "it waits for a peer that is there"
+    );
+}
+
+#[test]
 fn nothing_is_dialled_without_demand() {
     let mut agent = member();
     for tick in 0..1000 {
