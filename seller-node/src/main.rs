@@ -3,6 +3,7 @@
 mod api;
 mod args;
 mod ask;
+mod helper;
 mod join;
 mod run;
 mod ticket;
@@ -20,6 +21,9 @@ use crate::args::{Cli, Command, FILES};
 const PROGRAM: &str = "overlay-seller";
 
 fn main() -> ExitCode {
+    if let Some(ended) = overlay::dataplane::process::role() {
+        return ended;
+    }
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => return usage(&error),

@@ -1,6 +1,6 @@
 //! A lease on disk: the ticket and the data plane's key, so that joining again resumes.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use overlay::clock;
@@ -17,6 +17,10 @@ use crate::api::LeaseStatus;
 #[derive(Debug)]
 pub(crate) struct Lease {
     store: Store,
+    /// Where its file is.
+    pub(crate) path: PathBuf,
+    /// Whether the file was made now.
+    pub(crate) is_new: bool,
     /// What is stored of it.
     pub(crate) stored: StoredLease,
 }
@@ -31,7 +35,7 @@ impl Lease {
         match Store::open(&path) {
             Ok(store) => {
                 let stored = records::load_lease(&store)?;
-                Ok(Self { store, stored })
+                Ok(Self { store, path, is_new: false, stored })
             }
             Err(StoreError::Absent(_)) => Self::create(&path, ticket),
             Err(error) => Err(explain(error, ticket)),
@@ -47,7 +51,7 @@ impl Lease {
         let mut store = Store::create(path)?;
         records::save_lease(&store, &stored)?;
         store.publish().map_err(|error| explain(error, ticket))?;
-        Ok(Self { store, stored })
+        Ok(Self { store, path: path.to_owned(), is_new: true, stored })
     }
 
     /// Keeps a new lease from here on, with the port it uses and the ticket that opened it.
@@ -56,11 +60,6 @@ impl Lease {
         self.stored.port = port;
         records::save_lease(&self.store, &self.stored)?;
         Ok(self.store.keep()?)
-    }
-
-    /// Removes the lease: its ticket opens nothing any more.
-    pub(crate) fn forget(self) {
-        self.store.remove();
     }
 }
 

@@ -5,10 +5,11 @@ use std::thread;
 use std::time::Duration;
 
 use overlay::exit::{Exit, Fault};
-use overlay_proto::order::Config;
 use vde_attach::host_tap::{HostTap, HostTapError};
 use vde_attach::tap::IfName;
 use vde_switch::mac::MacAddr;
+
+use crate::helper::ask::Wiring;
 
 /// How often a tap that is not there yet is looked for.
 const LOOK_INTERVAL: Duration = Duration::from_millis(250);
@@ -49,14 +50,14 @@ impl HostTapSeat {
         format!("tap {} mac {}", self.tap.name(), self.mac)
     }
 
-    pub(super) fn plug(&mut self, config: &Config) -> anyhow::Result<OwnedFd> {
-        let ours = self.tap.join(config.segment.mtu).map_err(explain)?;
-        self.mtu = config.segment.mtu;
+    pub(super) fn plug(&mut self, wiring: &Wiring) -> anyhow::Result<OwnedFd> {
+        let ours = self.tap.join(wiring.segment.mtu).map_err(explain)?;
+        self.mtu = wiring.segment.mtu;
         Ok(ours.into_fd())
     }
 
-    pub(super) fn follow(&mut self, config: &Config) -> anyhow::Result<()> {
-        let mtu = config.segment.mtu;
+    pub(super) fn follow(&mut self, wiring: &Wiring) -> anyhow::Result<()> {
+        let mtu = wiring.segment.mtu;
         if mtu != self.mtu {
             self.tap.set_mtu(mtu)?;
             self.mtu = mtu;

@@ -5,9 +5,10 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 use overlay::exit::{Exit, Fault};
-use overlay_proto::order::Config;
 use vde_attach::stream::{StreamError, StreamNews, StreamPort, StreamSeat};
 use vde_switch::mac::MacAddr;
+
+use crate::helper::ask::Wiring;
 
 /// A socket's path, taken, and what serves it.
 #[derive(Debug)]
@@ -31,16 +32,16 @@ impl SocketSeat {
         format!("stream {} mac {}", self.path.display(), self.mac)
     }
 
-    pub(super) fn plug(&mut self, config: &Config) -> anyhow::Result<OwnedFd> {
+    pub(super) fn plug(&mut self, wiring: &Wiring) -> anyhow::Result<OwnedFd> {
         let Some(free) = self.free.take() else { bail!("the guest is plugged in already") };
-        let (port, cable) = free.start(config.segment.mtu, tell).context("no socket pair")?;
+        let (port, cable) = free.start(wiring.segment.mtu, tell).context("no socket pair")?;
         self.port = Some(port);
         Ok(cable)
     }
 
-    pub(super) fn follow(&self, config: &Config) {
+    pub(super) fn follow(&self, wiring: &Wiring) {
         if let Some(port) = &self.port {
-            port.set_mtu(config.segment.mtu);
+            port.set_mtu(wiring.segment.mtu);
         }
     }
 }

@@ -7,17 +7,18 @@ mod vm;
 
 use std::io::Write;
 use std::os::fd::OwnedFd;
+use std::time::Duration;
 
 use overlay::preflight::Need;
 use overlay_proto::addressing;
-use overlay_proto::grant::Grant;
-use overlay_proto::order::Config;
 use overlay_proto::ticket::Ticket;
+use vde_switch::time::Instant;
 
 use self::host_tap::HostTapSeat;
 use self::netns::NetnsSeat;
 use self::stream::SocketSeat;
-pub(crate) use self::vm::{VmEvent, VmSeat};
+pub(crate) use self::vm::{News, VmSeat};
+use super::ask::Wiring;
 use crate::args::{Attach, Place};
 
 /// Where a guest is plugged in. What it has made is gone when it is dropped, after the data plane.
@@ -37,9 +38,8 @@ impl Seat {
     /// Returns what this host must have for a kind of attachment.
     pub(crate) fn needs(attach: &Attach) -> &'static [Need] {
         match attach {
-            Attach::Netns(_) => &[Need::Root, Need::Ip, Need::Tun],
-            Attach::Tap(_) => &[Need::Root, Need::Ip, Need::Nft, Need::Tun],
-            Attach::Stream(_) => &[Need::Root],
+            Attach::Netns(_) | Attach::Tap(_) => &[Need::Root, Need::Ip, Need::Nft, Need::Tun],
+            Attach::Stream(_) => &[Need::Root, Need::Nft],
         }
     }
 
@@ -53,7 +53,7 @@ impl Seat {
         }
     }
 
-    /// Says where it is, for people.
+    /// Says where it is, for people; a machine's process is added by whoever knows it.
     pub(crate) fn words(&self) -> String {
         match self {
             Self::Netns(seat) => seat.words(),
@@ -63,30 +63,30 @@ impl Seat {
         }
     }
 
-    /// Plugs the guest in, with what the grant says; returns the data plane's end of the cable.
-    pub(crate) fn plug(&mut self, grant: &Grant, config: &Config) -> anyhow::Result<OwnedFd> {
+    /// Plugs the guest in; returns the data plane's end of the cable, whose links are down.
+    pub(crate) fn plug(&mut self, wiring: &Wiring) -> anyhow::Result<OwnedFd> {
         match self {
-            Self::Netns(seat) => seat.plug(grant, config),
-            Self::HostTap(seat) => seat.plug(config),
-            Self::Stream(seat) => seat.plug(config),
-            Self::Vm(seat) => seat.plug(grant, config),
+            Self::Netns(seat) => seat.plug(wiring),
+            Self::HostTap(seat) => seat.plug(wiring),
+            Self::Stream(seat) => seat.plug(wiring),
+            Self::Vm(seat) => seat.plug(wiring),
         }
     }
 
-    /// Follows a config whose MTU changed; connections over the interface live on.
-    pub(crate) fn follow(&mut self, config: &Config) -> anyhow::Result<()> {
+    /// Follows a segment that changed; connections over the cable live on.
+    pub(crate) fn follow(&mut self, wiring: &Wiring) -> anyhow::Result<()> {
         match self {
-            Self::Netns(seat) => seat.follow(config),
-            Self::HostTap(seat) => seat.follow(config),
+            Self::Netns(seat) => seat.follow(wiring),
+            Self::HostTap(seat) => seat.follow(wiring),
             Self::Stream(seat) => {
-                seat.follow(config);
+                seat.follow(wiring);
                 Ok(())
             }
-            Self::Vm(seat) => seat.follow(config),
+            Self::Vm(seat) => seat.follow(wiring),
         }
     }
 
-    /// Looks, once a second, whether the guest can still be there; an error ends the lease.
+    /// Looks whether the guest can still be there; an error ends the lease.
     pub(crate) fn check(&self) -> anyhow::Result<()> {
         match self {
             Self::HostTap(seat) => seat.check(),
@@ -95,27 +95,19 @@ impl Seat {
         }
     }
 
-    /// Returns what a machine of ours does next; never, if there is none.
-    pub(crate) async fn next(&mut self) -> VmEvent {
+    /// Returns the machine, if there is one.
+    pub(crate) fn machine(&mut self) -> Option<&mut VmSeat> {
         match self {
-            Self::Vm(seat) => seat.next().await,
-            Self::Netns(_) | Self::HostTap(_) | Self::Stream(_) => std::future::pending().await,
+            Self::Vm(seat) => Some(seat),
+            Self::Netns(_) | Self::HostTap(_) | Self::Stream(_) => None,
         }
     }
 
-    /// Asks a machine of ours to end.
-    pub(crate) fn ask_to_end(&self) {
+    /// Returns how long nothing is to be done for a machine.
+    pub(crate) fn idle_for(&self, now: Instant) -> Duration {
         match self {
-            Self::Vm(seat) => seat.ask_to_end(),
-            Self::Netns(_) | Self::HostTap(_) | Self::Stream(_) => {}
-        }
-    }
-
-    /// Waits for its end, which is near.
-    pub(crate) async fn end(&mut self) {
-        match self {
-            Self::Vm(seat) => seat.end().await,
-            Self::Netns(_) | Self::HostTap(_) | Self::Stream(_) => {}
+            Self::Vm(seat) => seat.idle_for(now),
+            Self::Netns(_) | Self::HostTap(_) | Self::Stream(_) => Duration::MAX,
         }
     }
 }

@@ -2,11 +2,11 @@
 
 use std::os::fd::OwnedFd;
 
-use overlay_proto::grant::Grant;
-use overlay_proto::order::Config;
 use vde_attach::link::{self, Link, Place};
 use vde_attach::netns::Netns;
 use vde_attach::tap::{IfName, Tap, TapOptions};
+
+use crate::helper::ask::Wiring;
 
 /// A namespace and the interface in it, which goes when the data plane closes its descriptor.
 #[derive(Debug)]
@@ -29,13 +29,14 @@ impl NetnsSeat {
     }
 
     /// Makes the guest's interface, with what the grant says.
-    pub(super) fn plug(&mut self, grant: &Grant, config: &Config) -> anyhow::Result<OwnedFd> {
+    pub(super) fn plug(&mut self, wiring: &Wiring) -> anyhow::Result<OwnedFd> {
+        let Wiring { station, segment } = wiring;
         let interface = Link {
             name: self.name.clone(),
-            mac: grant.station.mac,
-            ipv4: (grant.station.ipv4, config.segment.ipv4.1),
-            ipv6: (grant.station.ipv6, config.segment.ipv6.1),
-            mtu: config.segment.mtu,
+            mac: station.mac,
+            ipv4: (station.ipv4, segment.ipv4.1),
+            ipv6: (station.ipv6, segment.ipv6.1),
+            mtu: segment.mtu,
             place: Place::Guest,
         };
         let fd = self.netns.run(|| -> anyhow::Result<OwnedFd> {
@@ -43,12 +44,12 @@ impl NetnsSeat {
             interface.configure()?;
             Ok(tap.into_fd())
         })??;
-        self.mtu = config.segment.mtu;
+        self.mtu = segment.mtu;
         Ok(fd)
     }
 
-    pub(super) fn follow(&mut self, config: &Config) -> anyhow::Result<()> {
-        let mtu = config.segment.mtu;
+    pub(super) fn follow(&mut self, wiring: &Wiring) -> anyhow::Result<()> {
+        let mtu = wiring.segment.mtu;
         if mtu != self.mtu {
             self.netns.run(|| link::set_mtu(&self.name, mtu))??;
             self.mtu = mtu;

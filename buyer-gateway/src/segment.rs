@@ -18,17 +18,18 @@ pub(crate) struct BuyersEnd {
 /// Makes the tap, down; then its filter; then brings it up, so that it never stands open.
 pub(crate) fn make(
     order: &Name,
-    tap: IfName,
+    tap: &IfName,
     own: Station,
     segment: &Segment,
     exposed: &[Exposed],
 ) -> anyhow::Result<(BuyersEnd, OwnedFd)> {
-    let made = Tap::open(&tap, TapOptions::default())?;
+    let made = Tap::open(tap, TapOptions::default())?;
     let ipv4 = (own.ipv4, segment.ipv4.1);
     let ipv6 = (own.ipv6, segment.ipv6.1);
     let (order, exposed) = (order.to_string(), exposed.to_vec());
     let filter = TapFilter { order, tap: tap.clone(), ipv4, ipv6, exposed }.install()?;
-    let link = Link { name: tap, mac: own.mac, ipv4, ipv6, mtu: segment.mtu, place: Place::Host };
+    let name = tap.clone();
+    let link = Link { name, mac: own.mac, ipv4, ipv6, mtu: segment.mtu, place: Place::Host };
     link.configure()?;
     Ok((BuyersEnd { _filter: filter }, made.into_fd()))
 }

@@ -1,0 +1,104 @@
+//! What control and helper say to each other: the only door to root on a seller's host.
+//!
+//! | who asks | for what | checked by the helper |
+//! |---|---|---|
+//! | control, still root | [`Ask::Ready`]: the lease's socket, what to remove in the end | nothing: it is the same program, before any byte from outside |
+//! | control | [`Ask::Start`]: a data plane on that socket | once at a time |
+//! | control | [`Ask::Dial`]: the addresses of the ticket | dial rules, [`ADDRESSES_MAX`] |
+//! | control | [`Ask::Plug`], [`Ask::Follow`]: the guest's cable, rules for one station | once; bounds of each number |
+//! | control | [`Ask::Open`]: the cable's links up | the cable was verified and still is |
+//! | control | [`Ask::Proven`]: an address that proved its key | the kernel heard it, its range, rate and number |
+//! | control | [`Ask::EndMachine`], [`Ask::Keep`], [`Ask::Forget`] | this lease's own |
+//!
+//! A data plane and a machine have no way to ask the helper anything.
+
+use std::net::SocketAddr;
+
+use overlay::helper::Leftovers;
+use serde::{Deserialize, Serialize};
+use vde_switch::station::{Segment, Station};
+
+#[cfg(doc)]
+use overlay_proto::ticket::ADDRESSES_MAX;
+
+/// What control asks.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Ask {
+    /// The first words, said as root; the lease's UDP socket is beside them. Answered.
+    Ready {
+        /// The socket's port.
+        port: u16,
+        /// What to remove in the end.
+        leftovers: Leftovers,
+    },
+    /// To be let dial the ticket's addresses; replaces those that were asked for before.
+    Dial(Vec<SocketAddr>),
+    /// A data plane. Answered, with control's end of its socket.
+    Start,
+    /// The guest's cable, for one station. Answered, with the data plane's end.
+    Plug(Wiring),
+    /// The same cable, for a segment that changed.
+    Follow(Wiring),
+    /// The cable's links up: the grant is verified and data passed both ways. Answered.
+    Open,
+    /// That this address of a member has proved its key, and still does: to be let send there.
+    Proven(SocketAddr),
+    /// That the gateway has proved its key at this address, over TCP.
+    Joined(SocketAddr),
+    /// The machine's end, which is waited for.
+    EndMachine,
+    /// The lease stays when the program ends.
+    Keep,
+    /// The lease's file goes when the program ends: its ticket opens nothing any more.
+    Forget,
+}
+
+/// What a guest's cable carries.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Wiring {
+    /// Who speaks there.
+    pub(crate) station: Station,
+    /// On which segment.
+    pub(crate) segment: Segment,
+}
+
+/// What the helper says.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Tell {
+    /// What was asked is done.
+    Done,
+    /// What was asked is not done.
+    Refused {
+        /// How the program ends over it.
+        exit: u8,
+        /// Why, for the user.
+        text: String,
+    },
+    /// The machine runs; its console, its own words and perhaps the console's file are beside this.
+    MachineStarted(Machine),
+    /// The machine has ended.
+    MachineEnded {
+        /// How, in the system's words.
+        status: String,
+        /// Whether that was its own wish.
+        success: bool,
+        /// In how many seconds it is started again, if it is.
+        again_s: Option<u64>,
+    },
+    /// The lease ends: what confines the guest no longer stands, or a part is gone.
+    Over {
+        /// How the program ends over it.
+        exit: u8,
+        /// Why, for the user.
+        text: String,
+    },
+}
+
+/// A machine that runs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Machine {
+    /// Its process.
+    pub(crate) pid: u32,
+    /// Whether its console goes to the file whose descriptor is beside.
+    pub(crate) has_file: bool,
+}
