@@ -234,7 +234,7 @@ impl Helper {
             group: None,
             dir: None,
             keep: fds.to_vec(),
-            file_size_max: 0,
+            file_size_max: u64::MAX, // it can open none; its log may be one
             data_max: Some(DATA_PLANE_MEMORY_MAX),
             descriptors_max: Some(DATA_PLANE_DESCRIPTORS_MAX),
         };

@@ -21,12 +21,32 @@ pub struct Vitals {
 }
 
 impl Vitals {
-    /// Looks at a program.
+    /// Looks at a program, all its processes together.
     ///
     /// # Errors
     /// When it is gone.
     pub fn of(process: &Process) -> Result<Self> {
-        let proc = format!("/proc/{}", process.pid());
+        let mut all = Self::default();
+        for (at, pid) in process.pids().into_iter().enumerate() {
+            match Self::of_pid(pid) {
+                Ok(one) => {
+                    all.memory_len += one.memory_len;
+                    all.descriptor_count += one.descriptor_count;
+                    all.cpu_seconds += one.cpu_seconds;
+                }
+                Err(error) if at == 0 => return Err(error),
+                Err(_) => {} // a child that has ended meanwhile
+            }
+        }
+        Ok(all)
+    }
+
+    /// Looks at one process.
+    ///
+    /// # Errors
+    /// When it is gone.
+    pub fn of_pid(pid: u32) -> Result<Self> {
+        let proc = format!("/proc/{pid}");
         let read = |name: &str| fs::read_to_string(format!("{proc}/{name}")).context("/proc");
         let status = read("status")?;
         let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
