@@ -14,12 +14,16 @@
 pub mod seccomp;
 mod sys;
 
+use std::env;
 use std::fs;
+use std::os::fd::OwnedFd;
+use std::process::ExitCode;
 
 use nix::unistd::User;
 
 pub(crate) use self::sys::fork;
 pub use self::sys::{Confinement, Leave, confine, leave_root};
+use crate::exit::Exit;
 
 /// Name of the control process's user, if the host has it.
 pub const SERVICE_NAME: &str = "overlay";
@@ -27,6 +31,8 @@ pub const SERVICE_NAME: &str = "overlay";
 const SERVICE_ID: u32 = 0x6fff_0000;
 /// Users of data planes begin here; the number of their UDP port is added.
 const DATA_PLANES_MIN: u32 = 0x6ffe_0000;
+/// Users of pumps begin here; the number of their lease's UDP port is added.
+const PUMPS_MIN: u32 = 0x6ffd_0000;
 
 /// Returns the user of the control process.
 ///
@@ -44,8 +50,44 @@ pub fn service_user() -> Result<(u32, u32), NoUser> {
 /// # Errors
 /// [`NoUser`] where numbers of its range are not mapped and there is no service user either.
 pub fn data_plane_user(port: u16) -> Result<(u32, u32), NoUser> {
-    let wanted = DATA_PLANES_MIN + u32::from(port);
+    numbered(DATA_PLANES_MIN, port)
+}
+
+/// Returns the user of what serves a guest's stream, beside the data plane that has a UDP port.
+///
+/// # Errors
+/// As [`data_plane_user`].
+pub fn pump_user(port: u16) -> Result<(u32, u32), NoUser> {
+    numbered(PUMPS_MIN, port)
+}
+
+fn numbered(first: u32, port: u16) -> Result<(u32, u32), NoUser> {
+    let wanted = first + u32::from(port);
     if is_mapped(wanted) { Ok((wanted, wanted)) } else { service_user() }
+}
+
+/// Returns the descriptors of a process that was started in a role; `None` if it was not.
+///
+/// What is left to the process to give up is given up here: its memory is hidden. The error is how
+/// a process ends that was started otherwise than by its program.
+#[must_use]
+pub fn role<const N: usize>(role: &str) -> Option<Result<[OwnedFd; N], ExitCode>> {
+    let mut words = env::args_os().skip(1);
+    if words.next()? != role {
+        return None;
+    }
+    crate::log::init(0);
+    let numbers: Vec<_> =
+        words.map_while(|word| word.to_str().and_then(|word| word.parse().ok())).collect();
+    let fds: Vec<_> = numbers.into_iter().map_while(crate::sys::inherited).collect();
+    let hidden = crate::sys::hide_memory();
+    Some(match (fds.try_into(), hidden) {
+        (Ok(fds), Ok(())) => Ok(fds),
+        _ => {
+            tracing::error!("{role} is for processes that the program starts by itself");
+            Err(ExitCode::from(Exit::Usage as u8))
+        }
+    })
 }
 
 /// Whether this host, or the container that it is, knows a user of that number.

@@ -18,7 +18,7 @@ mod hands;
 
 use std::fs;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -39,10 +39,10 @@ use crate::dataplane::process::ROLE;
 use crate::exit::Exit;
 use crate::ipc;
 
-/// Most memory of a data plane, in bytes: 512 peers, the buffers of all cables, and room.
-const DATA_PLANE_MEMORY_MAX: u64 = 256 << 20;
-/// Most descriptors of a data plane: cables, captures, and its own few.
-const DATA_PLANE_DESCRIPTORS_MAX: u64 = 64;
+/// Most memory of a process that moves frames, in bytes: 512 peers, the buffers of all cables, and room.
+const MEMORY_MAX: u64 = 256 << 20;
+/// Most descriptors of a process that moves frames: cables, captures, and its own few.
+const DESCRIPTORS_MAX: u64 = 64;
 /// What the process is called in lists.
 const DATA_PLANE_NAME: &str = "overlay-dp";
 /// How long control may take to end after a signal: it says goodbye, and waits for a machine.
@@ -118,6 +118,37 @@ pub fn split() -> io::Result<Part> {
             Ok(Part::Control(Hands::new(theirs, parent)))
         }
     }
+}
+
+/// Starts this program in another role, as `user` and confined, with a few descriptors whose
+/// numbers are its arguments; `name` is for lists of processes.
+///
+/// # Errors
+/// The system's.
+pub fn start_role(
+    name: &str,
+    role: &str,
+    fds: &[BorrowedFd<'_>],
+    user: (u32, u32),
+) -> io::Result<Child> {
+    let fds: Vec<RawFd> = fds.iter().map(AsRawFd::as_raw_fd).collect();
+    let mut command = Command::new("/proc/self/exe");
+    command.arg0(name).arg(role).args(fds.iter().map(RawFd::to_string));
+    command.env_clear().stdin(Stdio::null()).stdout(Stdio::null());
+    for name in ["RUST_LOG", "RUST_BACKTRACE"] {
+        command.envs(std::env::var_os(name).map(|value| (name, value)));
+    }
+    let confinement = Confinement {
+        user,
+        group: None,
+        dir: None,
+        keep: fds,
+        file_size_max: u64::MAX, // it can open none; its log may be one
+        data_max: Some(MEMORY_MAX),
+        descriptors_max: Some(DESCRIPTORS_MAX),
+    };
+    confine::confine(&mut command, confinement);
+    command.spawn()
 }
 
 impl Helper {
@@ -222,24 +253,8 @@ impl Helper {
     /// The system's.
     pub fn start_data_plane(&mut self, udp: &OwnedFd, user: (u32, u32)) -> io::Result<OwnedFd> {
         let (ours, theirs) = ipc::pair()?;
-        let fds = [theirs.as_raw_fd(), udp.as_raw_fd()];
-        let mut command = Command::new("/proc/self/exe");
-        command.arg0(DATA_PLANE_NAME).arg(ROLE).args(fds.map(|fd| fd.to_string()));
-        command.env_clear().stdin(Stdio::null()).stdout(Stdio::null());
-        for name in ["RUST_LOG", "RUST_BACKTRACE"] {
-            command.envs(std::env::var_os(name).map(|value| (name, value)));
-        }
-        let confinement = Confinement {
-            user,
-            group: None,
-            dir: None,
-            keep: fds.to_vec(),
-            file_size_max: u64::MAX, // it can open none; its log may be one
-            data_max: Some(DATA_PLANE_MEMORY_MAX),
-            descriptors_max: Some(DATA_PLANE_DESCRIPTORS_MAX),
-        };
-        confine::confine(&mut command, confinement);
-        self.data_plane = Some(command.spawn()?);
+        let fds = [theirs.as_fd(), udp.as_fd()];
+        self.data_plane = Some(start_role(DATA_PLANE_NAME, ROLE, &fds, user)?);
         Ok(ours)
     }
 

@@ -57,7 +57,7 @@ pub(crate) fn serve(mut helper: Helper, mut desk: Desk) -> Exit {
     while !helper.is_over() {
         let now = clock::now();
         let timeout = LOOK_INTERVAL.min(desk.seat.idle_for(now));
-        if let Err(error) = helper.wait(&[], timeout) {
+        if let Err(error) = helper.wait(&desk.seat.fds(), timeout) {
             tracing::error!(%error, "the helper cannot wait");
             break;
         }
@@ -107,8 +107,9 @@ impl Desk {
             }
             Ask::Plug(wiring) if !lease.is_plugged => {
                 check(&wiring)?;
+                let (_, port) = lease.socket.as_ref().context("no socket yet")?;
                 lease.is_plugged = true;
-                let cable = self.seat.plug(&wiring)?;
+                let cable = self.seat.plug(&wiring, *port)?;
                 helper.tell(&Tell::Done, &[cable.as_fd()]);
                 if let Some(machine) = self.seat.machine() {
                     let started = machine.start()?;
@@ -148,7 +149,7 @@ impl Desk {
 
     /// Looks at what may have ended; an error ends the lease.
     fn look(&mut self, helper: &mut Helper) -> anyhow::Result<()> {
-        self.seat.check()?;
+        self.seat.look(clock::now())?;
         if let Some(machine) = self.seat.machine()
             && let Some(news) = machine.look(clock::now())?
         {

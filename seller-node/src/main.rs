@@ -21,7 +21,8 @@ use crate::args::{Cli, Command, FILES};
 const PROGRAM: &str = "overlay-seller";
 
 fn main() -> ExitCode {
-    if let Some(ended) = overlay::dataplane::process::role() {
+    let roles = overlay::dataplane::process::role();
+    if let Some(ended) = roles.or_else(helper::seat::stream::role) {
         return ended;
     }
     let cli = match Cli::try_parse() {

@@ -15,7 +15,6 @@
 //! A turn of `ovl-tx` takes at most [`FRAMES_A_TURN`] frames of one cable before it looks at the
 //! next. A panic of one thread ends the process, and so the lease's frames, at once.
 
-use std::env;
 use std::io;
 use std::net::UdpSocket;
 use std::os::fd::{AsFd, OwnedFd};
@@ -37,7 +36,7 @@ use super::{Init, control, threads};
 use crate::capture::Tee;
 use crate::confine::seccomp;
 use crate::udp::Udp;
-use crate::{clock, ipc, sys};
+use crate::{clock, ipc};
 
 /// Frames of one cable in one turn: a third of a millisecond of small ones.
 pub(super) const FRAMES_A_TURN: usize = 32;
@@ -70,15 +69,9 @@ pub(super) struct Tap {
 /// Runs as a data plane if this process was started as one; says how it ended.
 #[must_use]
 pub fn role() -> Option<ExitCode> {
-    let mut words = env::args_os().skip(1);
-    if words.next()? != ROLE {
-        return None;
-    }
-    crate::log::init(0);
-    let mut fd = || sys::inherited(words.next()?.to_str()?.parse().ok()?);
-    let Some((socket, udp)) = fd().zip(fd()) else {
-        tracing::error!("a data plane is started by its program, with two descriptors");
-        return Some(ExitCode::from(2));
+    let [socket, udp] = match crate::confine::role(ROLE)? {
+        Ok(fds) => fds,
+        Err(exit) => return Some(exit),
     };
     match run(socket, udp.into()) {
         Ok(()) => Some(ExitCode::SUCCESS),
@@ -91,7 +84,6 @@ pub fn role() -> Option<ExitCode> {
 
 /// Runs until the other end of `socket` is closed.
 fn run(socket: OwnedFd, udp: UdpSocket) -> io::Result<()> {
-    sys::hide_memory()?;
     let init = receive_init(&socket)?;
     let eventfd = || EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK);
     let shared = Arc::new(Shared {

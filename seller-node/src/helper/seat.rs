@@ -2,11 +2,11 @@
 
 mod host_tap;
 mod netns;
-mod stream;
+pub(crate) mod stream;
 mod vm;
 
 use std::io::Write;
-use std::os::fd::OwnedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 use overlay::preflight::Need;
@@ -64,11 +64,13 @@ impl Seat {
     }
 
     /// Plugs the guest in; returns the data plane's end of the cable, whose links are down.
-    pub(crate) fn plug(&mut self, wiring: &Wiring) -> anyhow::Result<OwnedFd> {
+    ///
+    /// `port` is the lease's UDP port, which makes its users' numbers.
+    pub(crate) fn plug(&mut self, wiring: &Wiring, port: u16) -> anyhow::Result<OwnedFd> {
         match self {
             Self::Netns(seat) => seat.plug(wiring),
             Self::HostTap(seat) => seat.plug(wiring),
-            Self::Stream(seat) => seat.plug(wiring),
+            Self::Stream(seat) => seat.plug(wiring, port),
             Self::Vm(seat) => seat.plug(wiring),
         }
     }
@@ -87,11 +89,20 @@ impl Seat {
     }
 
     /// Looks whether the guest can still be there; an error ends the lease.
-    pub(crate) fn check(&self) -> anyhow::Result<()> {
+    pub(crate) fn look(&mut self, now: Instant) -> anyhow::Result<()> {
         match self {
             Self::HostTap(seat) => seat.check(),
+            Self::Stream(seat) => seat.look(now),
             // The data plane notices, or the machine says so itself.
-            Self::Netns(_) | Self::Stream(_) | Self::Vm(_) => Ok(()),
+            Self::Netns(_) | Self::Vm(_) => Ok(()),
+        }
+    }
+
+    /// Returns what is to be polled: when one of them can be read, [`Seat::look`].
+    pub(crate) fn fds(&self) -> Vec<BorrowedFd<'_>> {
+        match self {
+            Self::Stream(seat) => seat.fds(),
+            Self::Netns(_) | Self::HostTap(_) | Self::Vm(_) => Vec::new(),
         }
     }
 
@@ -103,11 +114,12 @@ impl Seat {
         }
     }
 
-    /// Returns how long nothing is to be done for a machine.
+    /// Returns how long nothing is due.
     pub(crate) fn idle_for(&self, now: Instant) -> Duration {
         match self {
             Self::Vm(seat) => seat.idle_for(now),
-            Self::Netns(_) | Self::HostTap(_) | Self::Stream(_) => Duration::MAX,
+            Self::Stream(seat) => seat.idle_for(now),
+            Self::Netns(_) | Self::HostTap(_) => Duration::MAX,
         }
     }
 }

@@ -3,7 +3,7 @@
 
 use std::io;
 use std::mem;
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr;
 
 /// Ethernet frames; without it, IP packets.
@@ -56,4 +56,10 @@ pub(crate) fn set_offload(tap: BorrowedFd<'_>, flags: libc::c_uint) -> io::Resul
 
 fn result(code: libc::c_int) -> io::Result<()> {
     if code < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// Takes ownership of a descriptor that a control message has just brought.
+pub(crate) fn own(fd: RawFd) -> OwnedFd {
+    // SAFETY: the kernel made this descriptor for us in recvmsg, and nobody else knows its number.
+    unsafe { OwnedFd::from_raw_fd(fd) }
 }
