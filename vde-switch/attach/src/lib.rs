@@ -7,8 +7,10 @@
 pub mod forward;
 pub mod host_tap;
 pub mod link;
+mod netlink;
 pub mod netns;
 pub mod pair;
 pub mod stream;
 mod sys;
+mod sysctl;
 pub mod tap;
