@@ -13,6 +13,7 @@ use overlay_proto::addressing;
 use overlay_proto::grant::Grant;
 use overlay_proto::order::Config;
 use overlay_proto::ticket::Ticket;
+use vde_attach::wire::WireSpec;
 
 use self::host_tap::HostTapSeat;
 use self::netns::NetnsSeat;
@@ -26,7 +27,7 @@ pub(crate) enum Seat {
     /// In a network namespace.
     Netns(NetnsSeat),
     /// At a tap that somebody else's hypervisor holds.
-    HostTap(HostTapSeat),
+    HostTap(Box<HostTapSeat>),
     /// At a unix socket.
     Stream(SocketSeat),
     /// In a virtual machine that this program runs.
@@ -48,7 +49,7 @@ impl Seat {
         let mac = addressing::mac(ticket.order(), ticket.body().slot);
         match &place.attach {
             Attach::Netns(name) => Ok(Self::Netns(NetnsSeat::find(name, &place.ifname)?)),
-            Attach::Tap(name) => Ok(Self::HostTap(HostTapSeat::find(name, mac)?)),
+            Attach::Tap(name) => Ok(Self::HostTap(Box::new(HostTapSeat::find(name, mac)?))),
             Attach::Stream(path) => Ok(Self::Stream(SocketSeat::find(path, mac)?)),
         }
     }
@@ -67,13 +68,13 @@ impl Seat {
     pub(crate) fn plug(&mut self, grant: &Grant, config: &Config) -> anyhow::Result<OwnedFd> {
         match self {
             Self::Netns(seat) => seat.plug(grant, config),
-            Self::HostTap(seat) => seat.plug(config),
+            Self::HostTap(seat) => seat.plug(grant, config),
             Self::Stream(seat) => seat.plug(config),
             Self::Vm(seat) => seat.plug(grant, config),
         }
     }
 
-    /// Follows a config whose MTU changed; connections over the interface live on.
+    /// Follows a config whose MTU or networks changed; connections over the interface live on.
     pub(crate) fn follow(&mut self, config: &Config) -> anyhow::Result<()> {
         match self {
             Self::Netns(seat) => seat.follow(config),
@@ -87,11 +88,12 @@ impl Seat {
     }
 
     /// Looks, once a second, whether the guest can still be there; an error ends the lease.
-    pub(crate) fn check(&self) -> anyhow::Result<()> {
+    pub(crate) fn check(&mut self) -> anyhow::Result<()> {
         match self {
             Self::HostTap(seat) => seat.check(),
-            // The data plane notices, or the machine says so itself.
-            Self::Netns(_) | Self::Stream(_) | Self::Vm(_) => Ok(()),
+            Self::Vm(seat) => seat.check(),
+            // The data plane notices.
+            Self::Netns(_) | Self::Stream(_) => Ok(()),
         }
     }
 
@@ -118,6 +120,11 @@ impl Seat {
             Self::Netns(_) | Self::HostTap(_) | Self::Stream(_) => {}
         }
     }
+}
+
+/// Returns what a guest's wire is made from.
+fn wire_spec(grant: &Grant, config: &Config) -> WireSpec {
+    WireSpec { station: grant.station, segment: config.segment, routes: config.routes.clone() }
 }
 
 /// Tells the user something that is no event: on stderr, whatever the level of the log.

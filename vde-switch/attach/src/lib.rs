@@ -1,17 +1,16 @@
-//! How guests plug in: taps with virtio-net headers, in this network namespace or in a guest's, a
-//! tap that somebody else's hypervisor holds, or a unix socket.
+//! How guests plug in: a wire of their own with rules between them and the host, a tap that
+//! somebody else's hypervisor holds, or a unix socket.
 //!
-//! This crate acts (descriptors, namespaces, the `ip` program) and decides nothing: which names and
-//! addresses are used is its caller's, which frames pass is `vde_switch`'s.
+//! This crate acts (descriptors, namespaces, the programs `ip` and `nft`) and decides nothing:
+//! which names and addresses are used is its caller's; which frames pass is `vde_switch`'s, and
+//! [`rules`] follow that.
 
 pub mod canary;
-pub mod forward;
 pub mod host_tap;
 pub mod link;
 mod netlink;
 pub mod netns;
 pub mod nft;
-pub mod pair;
 pub mod rules;
 pub mod stream;
 mod sys;

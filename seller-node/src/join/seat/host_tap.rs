@@ -5,9 +5,11 @@ use std::thread;
 use std::time::Duration;
 
 use overlay::exit::{Exit, Fault};
+use overlay_proto::grant::Grant;
 use overlay_proto::order::Config;
 use vde_attach::host_tap::{HostTap, HostTapError};
 use vde_attach::tap::IfName;
+use vde_attach::wire::{WireError, WireSpec};
 use vde_switch::mac::MacAddr;
 
 /// How often a tap that is not there yet is looked for.
@@ -20,7 +22,7 @@ const LOOKS_MAX: u32 = 240;
 pub(crate) struct HostTapSeat {
     tap: HostTap,
     mac: MacAddr,
-    mtu: u16,
+    plugged: Option<(Grant, WireSpec)>,
 }
 
 impl HostTapSeat {
@@ -42,29 +44,31 @@ impl HostTapSeat {
             thread::sleep(LOOK_INTERVAL);
             tap = HostTap::find(name);
         }
-        Ok(Self { tap: tap.map_err(explain)?, mac, mtu: 0 })
+        Ok(Self { tap: tap.map_err(explain)?, mac, plugged: None })
     }
 
     pub(super) fn words(&self) -> String {
         format!("tap {} mac {}", self.tap.name(), self.mac)
     }
 
-    pub(super) fn plug(&mut self, config: &Config) -> anyhow::Result<OwnedFd> {
-        let ours = self.tap.join(config.segment.mtu).map_err(explain)?;
-        self.mtu = config.segment.mtu;
+    pub(super) fn plug(&mut self, grant: &Grant, config: &Config) -> anyhow::Result<OwnedFd> {
+        let spec = super::wire_spec(grant, config);
+        let ours = self.tap.join(&spec).map_err(explain)?;
+        self.plugged = Some((grant.clone(), spec));
         Ok(ours.into_fd())
     }
 
     pub(super) fn follow(&mut self, config: &Config) -> anyhow::Result<()> {
-        let mtu = config.segment.mtu;
-        if mtu != self.mtu {
-            self.tap.set_mtu(mtu)?;
-            self.mtu = mtu;
+        let Some((grant, spec)) = &mut self.plugged else { return Ok(()) };
+        let new = super::wire_spec(grant, config);
+        if *spec != new {
+            self.tap.retarget(&new).map_err(explain)?;
+            *spec = new;
         }
         Ok(())
     }
 
-    pub(super) fn check(&self) -> anyhow::Result<()> {
+    pub(super) fn check(&mut self) -> anyhow::Result<()> {
         self.tap.check().map_err(explain)
     }
 }
@@ -72,14 +76,14 @@ impl HostTapSeat {
 /// Says how the program ends over it.
 fn explain(error: HostTapError) -> anyhow::Error {
     let exit = match &error {
-        HostTapError::Bridged { .. } | HostTapError::Addressed { .. } => Exit::Confinement,
+        HostTapError::Bridged { .. }
+        | HostTapError::Addressed { .. }
+        | HostTapError::Wire(WireError::Changed(_) | WireError::Canary(_)) => Exit::Confinement,
         HostTapError::NoTap(_) => Exit::Usage,
         HostTapError::Missing(_)
         | HostTapError::InUse(_)
         | HostTapError::Gone(_)
-        | HostTapError::Tap(_)
-        | HostTapError::Forward(_)
-        | HostTapError::Link(_) => return error.into(),
+        | HostTapError::Wire(_) => return error.into(),
     };
     Fault::new(exit, error.to_string()).into()
 }

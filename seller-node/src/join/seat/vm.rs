@@ -1,7 +1,7 @@
 //! A guest that is a virtual machine of ours.
 //!
 //! # Theory of operation
-//! The cable is a [`TapPair`]: QEMU holds one end, the data plane the other. It stays when QEMU
+//! The cable is a [`LeaseWire`]: QEMU holds one end, the data plane the other. It stays when QEMU
 //! ends, so a machine that is started again is at the same place on the segment. Between a crash
 //! and the next start there is a pause, twice as long each time, until one has run for a while.
 //!
@@ -17,7 +17,7 @@ use overlay::clock;
 use overlay_proto::grant::Grant;
 use overlay_proto::order::Config;
 use tokio::time::{Sleep, sleep, timeout};
-use vde_attach::pair::{PairWire, TapPair};
+use vde_attach::wire::{GuestEnd, LeaseWire, WireSpec};
 use vde_switch::time::Instant;
 
 use crate::run::launch::{Ended, Launch, Vm};
@@ -58,10 +58,10 @@ pub(crate) struct VmSeat {
 #[derive(Debug)]
 struct Plugged {
     tap: OwnedFd,
-    wire: PairWire,
+    wire: LeaseWire,
+    spec: WireSpec,
     scratch: Scratch,
     grant: Grant,
-    mtu: u16,
 }
 
 impl VmSeat {
@@ -95,28 +95,38 @@ impl VmSeat {
 
     /// Makes the cable and starts the machine.
     pub(super) fn plug(&mut self, grant: &Grant, config: &Config) -> anyhow::Result<OwnedFd> {
-        let mtu = config.segment.mtu;
+        let spec = super::wire_spec(grant, config);
         let scratch = self.launch.scratch()?;
-        let (tap, data, wire) = TapPair::open(mtu)?.into_parts();
-        self.plugged = Some(Plugged { tap, wire, scratch, grant: grant.clone(), mtu });
+        let (mut wire, ends) = LeaseWire::open(&spec, GuestEnd::Tap)?;
+        wire.up()?;
+        let tap = ends.guest.expect("a wire for a hypervisor has a tap for it");
+        self.plugged = Some(Plugged { tap, wire, spec, scratch, grant: grant.clone() });
         self.start()?;
-        Ok(data)
+        Ok(ends.data)
     }
 
-    /// Follows a config whose MTU changed; the guest learns of it when it is started again.
+    /// Follows a config whose MTU or networks changed; the guest learns of its MTU when it is
+    /// started again.
     pub(super) fn follow(&mut self, config: &Config) -> anyhow::Result<()> {
-        let mtu = config.segment.mtu;
-        if let Some(plugged) = self.plugged.as_mut().filter(|plugged| plugged.mtu != mtu) {
-            plugged.wire.set_mtu(mtu)?;
-            plugged.mtu = mtu;
+        let Some(plugged) = &mut self.plugged else { return Ok(()) };
+        let spec = super::wire_spec(&plugged.grant, config);
+        if plugged.spec != spec {
+            plugged.wire.retarget(&spec)?;
+            plugged.spec = spec;
         }
+        Ok(())
+    }
+
+    /// Looks whether the cable is as it was made; it is cut if not.
+    pub(super) fn check(&mut self) -> anyhow::Result<()> {
+        self.plugged.as_mut().map_or(Ok(()), |plugged| plugged.wire.glance())?;
         Ok(())
     }
 
     fn start(&mut self) -> anyhow::Result<()> {
         let plugged = self.plugged.as_ref().ok_or_else(|| anyhow::anyhow!("not plugged in"))?;
-        let Plugged { tap, scratch, grant, mtu, .. } = plugged;
-        self.vm = Some(self.launch.start(tap, scratch, grant, *mtu)?);
+        let Plugged { tap, spec, scratch, grant, .. } = plugged;
+        self.vm = Some(self.launch.start(tap, scratch, grant, spec.segment.mtu)?);
         self.started_at = Some(clock::now());
         Ok(())
     }
