@@ -22,9 +22,8 @@
 //!
 //! # Limits
 //! Each table and rate has a named bound in its module: [`port::PORTS_MAX`],
-//! [`port::STATIONS_MAX`], [`fdb::LEARNED_MAX`], [`link_local::LINK_LOCAL_MAX`],
-//! [`flood::GROUP_RATE`], [`flood::ANSWER_RATE`], [`flood::SERVICE_RATE`]. There is no allocation
-//! per frame.
+//! [`port::STATIONS_MAX`], [`fdb::LEARNED_MAX`], [`link_local::LINK_LOCAL_MAX`], the rates of
+//! [`flood::Budget`]. There is no allocation per frame.
 //!
 //! # Example
 //! ```

@@ -24,7 +24,7 @@
 use crate::answer::Answer;
 use crate::counters::{Counters, PortCounters};
 use crate::fdb::Fdb;
-use crate::flood::{ANSWER_RATE, Bucket, GROUP_RATE, SERVICE_RATE};
+use crate::flood::Budgets;
 use crate::frame::Frame;
 use crate::link_local::LinkLocals;
 use crate::mac::{MacAddr, SERVICE_MAC};
@@ -60,9 +60,7 @@ struct Port {
     learning: Learning,
     hands_on: HandsOn,
     policy: Policy,
-    groups: Bucket,
-    answers: Bucket,
-    services: Bucket,
+    budgets: Budgets,
     /// What its guest is told if it asks; without it nobody answers.
     guest: Option<GuestConfig>,
     counters: PortCounters,
@@ -128,9 +126,7 @@ impl Switch {
                 learning,
                 hands_on,
                 policy,
-                groups: Bucket::new(GROUP_RATE),
-                answers: Bucket::new(ANSWER_RATE),
-                services: Bucket::new(SERVICE_RATE),
+                budgets: Budgets::default(),
                 guest: None,
                 counters: PortCounters::default(),
             },

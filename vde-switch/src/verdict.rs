@@ -119,8 +119,11 @@ drop_reasons! {
     Reflected "reflected" "A station's own frame came back by an uplink."
     BroadcastOff "broadcast-off" "The order does not carry group frames."
     GroupRate "group-rate" "The port sends too many group frames."
-    AnswerRate "answer-rate" "The port asks for too many neighbours."
-    ServiceRate "service-rate" "The port asks too often for its configuration."
+    ArpRate "arp-rate" "The port asks too often by ARP."
+    NdRate "nd-rate" "The port sends too much neighbour discovery."
+    Dhcp4Rate "dhcp4-rate" "The port asks too often by DHCPv4."
+    Dhcp6Rate "dhcp6-rate" "The port asks too often by DHCPv6."
+    RouterRate "router-rate" "The port asks too often for a router."
 }
 
 impl DropReason {

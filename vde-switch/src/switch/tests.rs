@@ -1,7 +1,7 @@
 use std::time::Duration;
 
 use super::*;
-use crate::flood::GROUP_RATE as GROUPS;
+use crate::flood::{ARP_RATE, GROUP_RATE as GROUPS};
 use crate::frames::{self, *};
 use crate::fuzz::{SEGMENT, STATION};
 use crate::link_local::eui64_mac;
@@ -123,14 +123,14 @@ fn what_is_handed_on_counts_against_the_member_who_sent_it() {
         send(&mut switch, ingress, &as_bob(beacon(), true)) == Flood(FloodTo::All)
     });
     assert_eq!(flooded.count(), GROUPS.burst as usize);
-    assert_eq!(switch.counters().dropped(No::GroupRate), 100);
+    assert_eq!(switch.counters().dropped(No::GroupRate), 200);
     assert_eq!(send(&mut switch, GUEST, &beacon()), Flood(FloodTo::All));
 }
 
 #[test]
 fn a_super_frame_to_a_group_costs_what_it_stands_for() {
     let mut switch = switch();
-    let bytes = alice4(DIRECTED4, UDP, &udp(1000, 2000, &[0; 51_200]));
+    let bytes = alice4(DIRECTED4, UDP, &udp(1000, 2000, &[0; 40_000]));
     let hdr = VnetHdr::parse(&frames::vnet(1, 5, 42, 512, 34, 6)).unwrap();
     let frame = Frame { hdr, bytes: &bytes };
     assert_eq!(switch.forward(GUEST, frame, NOW), Flood(FloodTo::All));
@@ -191,8 +191,8 @@ fn solicitations_are_answered_at_the_port_from_the_roster() {
 fn answers_are_limited() {
     let mut switch = switch();
     let ask = arp(ALICE, BROADCAST, 1, ALICE4, BOB4);
-    let answered = (0..500).filter(|_| send(&mut switch, GUEST, &ask) != Drop(No::AnswerRate));
-    assert_eq!(answered.count(), ANSWER_RATE.burst as usize);
+    let answered = (0..500).filter(|_| send(&mut switch, GUEST, &ask) != Drop(No::ArpRate));
+    assert_eq!(answered.count(), ARP_RATE.burst as usize);
     let later = NOW + Duration::from_millis(20);
     let frame = Frame { hdr: VnetHdr::default(), bytes: &ask };
     assert!(matches!(switch.forward(GUEST, frame, later), Verdict::Answer));

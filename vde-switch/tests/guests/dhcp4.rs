@@ -180,7 +180,7 @@ fn leases_are_counted_and_questions_limited() {
     let request = dhcp4(REQUEST, &[(50, &[10, 77, 0, 10])]);
     let asked = (0..100).filter(|_| ask_at(&mut switch, &request, Instant::ZERO).is_ok()).count();
     assert_eq!(asked, 10);
-    assert_eq!(ask_at(&mut switch, &request, Instant::ZERO), Err(DropReason::ServiceRate));
+    assert_eq!(ask_at(&mut switch, &request, Instant::ZERO), Err(DropReason::Dhcp4Rate));
     assert_eq!(switch.port_counters(GUEST).unwrap().dhcp4_leases, 10);
     let later = Instant::ZERO + Duration::from_millis(200);
     assert!(ask_at(&mut switch, &request, later).is_ok());
