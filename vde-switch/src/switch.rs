@@ -159,12 +159,14 @@ impl Switch {
         }
     }
 
-    /// Judges a frame that came in by a port. This is the data path; `way` has its steps.
-    pub fn forward(&mut self, ingress: PortId, frame: Frame<'_>, now: Instant) -> Verdict {
-        let verdict = self.judge(ingress, &frame, now).unwrap_or_else(Verdict::Drop);
+    /// Judges a frame that came in by a port, and cuts off what lies behind its packet. This is the
+    /// data path; `way` has its steps.
+    pub fn forward(&mut self, ingress: PortId, frame: &mut Frame<'_>, now: Instant) -> Verdict {
+        let len = frame.bytes.len();
+        let verdict = self.judge(ingress, frame, now).unwrap_or_else(Verdict::Drop);
         self.counters.count(&verdict);
         if let Some(port) = self.port_mut(ingress) {
-            port.counters.count(&verdict, frame.bytes.len());
+            port.counters.count(&verdict, len);
         }
         verdict
     }

@@ -71,7 +71,7 @@ drop_reasons! {
     BadVersion "bad-version" "The IP version is not the one that the EtherType names."
     BadHeader "bad-header" "An IP or transport header is cut short or says it is."
     BadLength "bad-length" "The length in the IP header is not that of the packet."
-    TrailingBytes "trailing-bytes" "Bytes follow the packet that are no padding to 60 bytes."
+    TrailingBytes "trailing-bytes" "Bytes follow the packet."
     Ipv4Options "ipv4-options" "The IPv4 header has options."
     ExtensionChain "extension-chain" "The IPv6 extension headers are too many or out of order."
     RoutingHeader "routing-header" "The packet has an IPv6 routing header of type 0."

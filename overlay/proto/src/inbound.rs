@@ -307,13 +307,13 @@ impl Inbound {
     fn admit(
         &mut self,
         peer: &Peer,
-        frame: Frame<'_>,
+        mut frame: Frame<'_>,
         served: Option<&[u8]>,
         now: Instant,
         io: &mut impl Io,
     ) {
         let ingress = Behind::Member(peer.slot).port_id();
-        match (self.switch.forward(ingress, frame, now), served) {
+        match (self.switch.forward(ingress, &mut frame, now), served) {
             (Verdict::Forward(egress), None) => match Behind::of(egress) {
                 Behind::Local(port) => {
                     peer.inbound.add(frame.bytes.len());
@@ -379,19 +379,19 @@ impl Inbound {
             return;
         }
         self.finish_join(io);
-        let bytes = &self.arena[segment.range.clone()];
-        let hdr = header(shim, 16);
+        let mut frame = Frame { hdr: header(shim, 16), bytes: &self.arena[segment.range.clone()] };
         let ingress = Behind::Member(peer.slot).port_id();
-        match self.switch.forward(ingress, Frame { hdr, bytes }, now) {
+        match self.switch.forward(ingress, &mut frame, now) {
             Verdict::Forward(egress) => {
-                let (Behind::Local(port), Some(layout)) = (Behind::of(egress), Layout::of(bytes))
-                else {
+                let layout = Layout::of(frame.bytes);
+                let (Behind::Local(port), Some(layout)) = (Behind::of(egress), layout) else {
                     return self.common.drops.add(DropReason::BadSegment, 1);
                 };
                 peer.inbound.add(len);
                 segment.port = port;
+                segment.range.end = segment.range.start + frame.bytes.len();
                 if !self.joiner.start(&segment, layout, &self.arena) {
-                    deliver(port, Frame { hdr, bytes }, &self.common, io);
+                    deliver(port, frame, &self.common, io);
                     return;
                 }
                 self.joined_from = peer.slot;

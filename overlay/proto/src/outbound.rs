@@ -76,7 +76,7 @@ impl Outbound {
     pub fn handle_frame(
         &mut self,
         port: LocalPort,
-        frame: Frame<'_>,
+        mut frame: Frame<'_>,
         now: Instant,
         io: &mut impl Io,
     ) {
@@ -89,7 +89,7 @@ impl Outbound {
             return self.common.drops.add(DropReason::RateLimit, 1);
         }
         let ingress = Behind::Local(port).port_id();
-        match self.switch.forward(ingress, frame, now) {
+        match self.switch.forward(ingress, &mut frame, now) {
             Verdict::Forward(egress) => match Behind::of(egress) {
                 Behind::Member(slot) => self.send(slot, frame, now, io),
                 Behind::Local(port) => deliver(port, frame, &self.common, io),

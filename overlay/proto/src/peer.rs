@@ -411,7 +411,9 @@ impl Tunnel {
         let wire_len = u16::try_from(len).map_err(|_| DropReason::TooLong)?;
         let write = |payload: &mut [u8]| {
             shim.emit(payload, wire_len);
-            fill(&mut payload[shim.wire_len()..]);
+            let (body, padding) = payload[shim.wire_len()..].split_at_mut(len - shim.wire_len());
+            fill(body);
+            padding.fill(0); // or the receiver would read what was sealed for others before
         };
         let engine = self.engine.as_mut();
         let drops = &out.common.drops;
@@ -680,3 +682,6 @@ pub(crate) fn destination_by(slot: Slot, route: Route, common: &Common) -> Optio
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

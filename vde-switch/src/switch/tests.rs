@@ -40,7 +40,7 @@ fn switch() -> Switch {
 }
 
 fn send(switch: &mut Switch, ingress: PortId, bytes: &[u8]) -> Verdict {
-    switch.forward(ingress, Frame { hdr: VnetHdr::default(), bytes }, NOW)
+    switch.forward(ingress, &mut Frame { hdr: VnetHdr::default(), bytes }, NOW)
 }
 
 /// The same frame as if Bob had sent it: his MAC address wherever Alice's was.
@@ -132,9 +132,9 @@ fn a_super_frame_to_a_group_costs_what_it_stands_for() {
     let mut switch = switch();
     let bytes = alice4(DIRECTED4, UDP, &udp(1000, 2000, &[0; 40_000]));
     let hdr = VnetHdr::parse(&frames::vnet(1, 5, 42, 512, 34, 6)).unwrap();
-    let frame = Frame { hdr, bytes: &bytes };
-    assert_eq!(switch.forward(GUEST, frame, NOW), Flood(FloodTo::All));
-    assert_eq!(switch.forward(GUEST, frame, NOW), Drop(No::GroupRate));
+    let mut frame = Frame { hdr, bytes: &bytes };
+    assert_eq!(switch.forward(GUEST, &mut frame, NOW), Flood(FloodTo::All));
+    assert_eq!(switch.forward(GUEST, &mut frame, NOW), Drop(No::GroupRate));
 }
 
 #[test]
@@ -149,7 +149,7 @@ fn bad_offloads_end_at_the_switch() {
         (frames::vnet(0, 0, 0, 0, 0, 0), Drop(No::TooLong)),
     ] {
         let hdr = VnetHdr::parse(&header).unwrap();
-        assert_eq!(switch.forward(GUEST, Frame { hdr, bytes: &bytes }, NOW), verdict);
+        assert_eq!(switch.forward(GUEST, &mut Frame { hdr, bytes: &bytes }, NOW), verdict);
     }
 }
 
@@ -194,8 +194,8 @@ fn answers_are_limited() {
     let answered = (0..500).filter(|_| send(&mut switch, GUEST, &ask) != Drop(No::ArpRate));
     assert_eq!(answered.count(), ARP_RATE.burst as usize);
     let later = NOW + Duration::from_millis(20);
-    let frame = Frame { hdr: VnetHdr::default(), bytes: &ask };
-    assert!(matches!(switch.forward(GUEST, frame, later), Verdict::Answer));
+    let mut frame = Frame { hdr: VnetHdr::default(), bytes: &ask };
+    assert!(matches!(switch.forward(GUEST, &mut frame, later), Verdict::Answer));
 }
 
 /// Bob's solicitation or advertisement, options included.

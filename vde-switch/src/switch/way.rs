@@ -20,7 +20,7 @@ impl Switch {
     pub(super) fn judge(
         &mut self,
         ingress: PortId,
-        frame: &Frame<'_>,
+        frame: &mut Frame<'_>,
         now: Instant,
     ) -> Result<Verdict, DropReason> {
         let port = self.port(ingress).ok_or(DropReason::NoSuchPort)?;

@@ -166,8 +166,8 @@ fn the_services_address_is_found_by_arp_at_the_guests_port() {
     for (port, mac) in [(OTHER, BOB), (UPLINK, GATEWAY)] {
         let mut frame = question.clone();
         frame[6..12].copy_from_slice(&mac);
-        let frame = vde_switch::frame::Frame { hdr: Default::default(), bytes: &frame };
-        let verdict = switch.forward(port, frame, Instant::ZERO);
+        let mut frame = vde_switch::frame::Frame { hdr: Default::default(), bytes: &frame };
+        let verdict = switch.forward(port, &mut frame, Instant::ZERO);
         assert_eq!(verdict, vde_switch::verdict::Verdict::Drop(DropReason::DhcpClient));
     }
     let counters = switch.port_counters(GUEST).unwrap();
