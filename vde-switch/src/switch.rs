@@ -21,6 +21,8 @@
 //! [`crate::flood`] and [`crate::link_local`]. Left out: VLANs and spanning trees (one switch
 //! serves one segment, which has no loops), bandwidth limits, queues.
 
+use std::net::Ipv6Addr;
+
 use crate::answer::Answer;
 use crate::counters::{Counters, PortCounters};
 use crate::fdb::Fdb;
@@ -175,6 +177,19 @@ impl Switch {
     #[must_use]
     pub fn answer(&self) -> &[u8] {
         &self.answer
+    }
+
+    /// Returns a link-local address, and the station whose it became with the last frame. A node
+    /// with a switch for each direction tells it to the other by [`Switch::hold_link_local`].
+    pub fn poll_link_local(&mut self) -> Option<(Ipv6Addr, MacAddr)> {
+        self.link_locals.poll_new()
+    }
+
+    /// Takes a link-local address for a station that claimed it at another switch of this node.
+    pub fn hold_link_local(&mut self, address: Ipv6Addr, mac: MacAddr, now: Instant) {
+        if self.fdb.fixed(mac).is_some() && self.link_local_owner(address).is_none() {
+            self.link_locals.hold(address, mac, now);
+        }
     }
 
     /// Returns the ports that a flooded frame is to leave by, uplinks not if it came by one.

@@ -117,6 +117,9 @@ impl Inbound {
             let count = datagrams.len().div_ceil(stride.max(1)) as u64;
             return self.common.drops.add(DropReason::Expired, count);
         }
+        for (address, mac) in self.common.claims.take() {
+            self.switch.hold_link_local(address, mac, now);
+        }
         let common = Arc::clone(&self.common);
         let mut arrivals = datagrams
             .chunks(stride.max(1))

@@ -3,6 +3,7 @@
 #![warn(clippy::wildcard_enum_match_arm)] // a new reason must be looked at everywhere
 
 pub mod addressing;
+pub mod claims;
 pub mod control;
 pub mod cut;
 pub mod dial;

@@ -89,7 +89,11 @@ impl Outbound {
             return self.common.drops.add(DropReason::RateLimit, 1);
         }
         let ingress = Behind::Local(port).port_id();
-        match self.switch.forward(ingress, &mut frame, now) {
+        let verdict = self.switch.forward(ingress, &mut frame, now);
+        while let Some((address, mac)) = self.switch.poll_link_local() {
+            self.common.claims.tell(address, mac); // before anybody can hear of it and contest it
+        }
+        match verdict {
             Verdict::Forward(egress) => match Behind::of(egress) {
                 Behind::Member(slot) => self.send(slot, frame, now, io),
                 Behind::Local(port) => deliver(port, frame, &self.common, io),

@@ -21,6 +21,7 @@ use vde_switch::frame::Frame;
 use vde_switch::time::Instant;
 use vde_switch::vnet::{GsoType, Layout, Transport, VnetHdr};
 
+use crate::claims::Claims;
 use crate::control::{AddressTrust, Event, Life, PathKind, Slot};
 use crate::cut::{Cut, PIECES_MAX, clamp_mss};
 use crate::dial::{DialBudget, Lan, may_dial};
@@ -64,6 +65,8 @@ pub struct Common {
     pub drops: Drops,
     budget: Mutex<DialBudget>,
     relay: Mutex<Option<Via>>,
+    /// Link-local addresses that local guests took.
+    pub claims: Claims,
     events: Mutex<VecDeque<Event>>,
     told: AtomicBool,
     /// When the lease's life ends, in nanoseconds of the data plane's clock.
@@ -82,6 +85,7 @@ impl Common {
             drops: Drops::default(),
             budget: Mutex::new(DialBudget::new(now)),
             relay: Mutex::new(None),
+            claims: Claims::default(),
             events: Mutex::new(VecDeque::new()),
             told: AtomicBool::new(false),
             expires_at: AtomicU64::new(0),

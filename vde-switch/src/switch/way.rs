@@ -197,7 +197,7 @@ impl Switch {
     }
 
     /// Returns the station that claimed the address, or whose MAC address it is made from.
-    fn link_local_owner(&self, address: Ipv6Addr) -> Option<MacAddr> {
+    pub(super) fn link_local_owner(&self, address: Ipv6Addr) -> Option<MacAddr> {
         self.link_locals
             .owner(address)
             .or_else(|| eui64_mac(address).filter(|mac| self.is_placed(*mac)))
