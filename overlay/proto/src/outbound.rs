@@ -84,7 +84,7 @@ impl Outbound {
             return self.common.drops.add(DropReason::Expired, 1);
         }
         if let Some((_, rate)) = self.rates.iter_mut().find(|(limited, _)| *limited == port)
-            && !rate.admit(frame.bytes.len(), now)
+            && !rate.admit(&frame, now)
         {
             return self.common.drops.add(DropReason::RateLimit, 1);
         }
