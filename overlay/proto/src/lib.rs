@@ -9,6 +9,7 @@ pub mod cut;
 pub mod dial;
 pub mod drop;
 pub mod envelope;
+pub mod fair;
 pub mod grant;
 pub mod identity;
 pub mod inbound;
