@@ -166,8 +166,8 @@ impl Ipv4 {
             return Err(DropReason::BadHeader);
         };
         match header[0] {
+            0x45..=0x4f if header[9] == IGMP => return Err(DropReason::Igmp),
             0x45 => {}
-            0x46..=0x4f if header[9] == IGMP => return Err(DropReason::Igmp),
             0x46..=0x4f => return Err(DropReason::Ipv4Options),
             0x40..0x45 => return Err(DropReason::BadHeader),
             _ => return Err(DropReason::BadVersion),

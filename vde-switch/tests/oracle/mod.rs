@@ -96,7 +96,7 @@ fn station_mac(mac: [u8; 6]) -> bool {
 
 fn ipv4(payload: &[u8], dst_mac: [u8; 6], station: &Station, segment: &Segment) -> Option<()> {
     let ip = Ipv4HeaderSlice::from_slice(payload).ok()?;
-    must(ip.ihl() == 5)?;
+    must(ip.ihl() == 5 && ip.protocol().0 != 2)?;
     let rest = packet(payload, ip.total_len().into())?.get(20..)?;
     let dst = ip.destination_addr();
     let to_server = UdpHeaderSlice::from_slice(rest).is_ok_and(|udp| udp.destination_port() == 67);
