@@ -197,8 +197,8 @@ fn split_ethernet(bytes: &[u8]) -> Option<(MacAddr, MacAddr, u16, &[u8])> {
     Some((MacAddr(*dst), MacAddr(*src), u16::from_be_bytes(*ethertype), payload))
 }
 
-/// Sees to it that a packet of `len` bytes fills the frame, whose padding
-/// [`Frame::trim`](crate::frame::Frame::trim) has cut off. `short` is the reason if there are fewer.
+/// Sees to it that a packet of `len` bytes fills the frame: padding was cut off by
+/// [`Frame::trim`](crate::frame::Frame::trim). `short` is the reason if there are fewer.
 fn exact(payload: &[u8], len: usize, short: DropReason) -> Result<&[u8], DropReason> {
     let packet = payload.get(..len).ok_or(short)?;
     if payload.len() > len { Err(DropReason::TrailingBytes) } else { Ok(packet) }

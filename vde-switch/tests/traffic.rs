@@ -136,7 +136,7 @@ fn dirty(mut frame: Vec<u8>) -> Vec<u8> {
 /// TCP with options, as many words as there are.
 fn tcp_with(flags: u8, options: &[u8]) -> Vec<u8> {
     let mut segment = [&tcp(flags, &[])[..], options].concat();
-    segment[12] = ((20 + options.len()) / 4 << 4) as u8;
+    segment[12] = (4 * (20 + options.len())) as u8; // in words, in the upper half
     segment
 }
 
