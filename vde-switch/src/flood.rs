@@ -182,6 +182,9 @@ mod tests {
                 assert_eq!(budgets.spend(other, other.rate().burst, now), Ok(()), "{other:?}");
             }
         }
+        // As the catalogue has it (R02), no more of any kind than 50 a second leave a port.
+        assert!(Budget::ALL.iter().all(|budget| budget.rate().per_second <= 50));
+        assert!(Budget::ALL.iter().all(|budget| budget.rate().burst <= 100));
         let mut reasons: Vec<_> = Budget::ALL.iter().map(|budget| budget.reason().name()).collect();
         reasons.dedup();
         assert_eq!(reasons.len(), Budget::ALL.len());

@@ -278,6 +278,24 @@ fn a_bridged_lan_is_learned_but_takes_nobodys_place() {
     let mut as_service = of_printer(chat(), NOBODY4);
     as_service[6..12].copy_from_slice(&SERVICE_MAC.0);
     assert_eq!(send(&mut switch, LAN, &as_service), Drop(No::ForeignMac));
+    // Nor from an address that is nobody's, nor by one.
+    assert_eq!(send(&mut switch, LAN, &of_printer(chat(), DIRECTED4)), Drop(No::ForeignIpv4));
+    let abroad = std::net::Ipv4Addr::new(8, 8, 8, 8);
+    assert_eq!(send(&mut switch, LAN, &of_printer(chat(), abroad)), Drop(No::ForeignIpv4));
+    let mut grouped = of_printer(chat(), NOBODY4);
+    grouped[6] |= 1;
+    assert_eq!(send(&mut switch, LAN, &grouped), Drop(No::ForeignMac));
+    let strange6 = |src, rest: &[u8]| {
+        let mut frame = alice6_from(src, ALICE6, ICMPV6, rest);
+        frame[..6].copy_from_slice(&ALICE);
+        frame[6..12].copy_from_slice(&PRINTER);
+        frame
+    };
+    let ping = frames::icmp(128, 0, &[]);
+    assert_eq!(send(&mut switch, LAN, &strange6(NOBODY6, &ping)), Forward(GUEST));
+    assert_eq!(send(&mut switch, LAN, &strange6(BOB6, &ping)), Drop(No::ForeignIpv6));
+    let claim = frames::nd(136, 0x60, BOB6, &frames::link_option(2, PRINTER));
+    assert_eq!(send(&mut switch, LAN, &strange6(NOBODY6, &claim)), Drop(No::SpoofedNd));
     let spoofed = arp(PRINTER, ALICE, 2, BOB4, ALICE4);
     assert_eq!(send(&mut switch, LAN, &spoofed), Drop(No::SpoofedArp));
     // Aged or unplugged, it is a stranger again.

@@ -279,6 +279,16 @@ pub fn hostile() -> Vec<Row> {
         no("F08-ipv4-loopback", from4(Ipv4Addr::LOCALHOST), ForeignIpv4),
         no("F08-ipv4-class-e", from4(Ipv4Addr::new(240, 0, 0, 1)), ForeignIpv4),
         no("F08-ipv4-broadcast", from4(DIRECTED4), ForeignIpv4),
+        no(
+            "F08-ipv4-zero-to-all",
+            ethernet(
+                BROADCAST,
+                ALICE,
+                0x0800,
+                &packet4(ZERO4, Ipv4Addr::BROADCAST, UDP, 0, &udp(9, 9, b"x")),
+            ),
+            ForeignIpv4,
+        ),
         no("F08-ipv4-to-all", from4(Ipv4Addr::BROADCAST), ForeignIpv4),
         no("F08-ipv4-multicast", from4(Ipv4Addr::new(224, 0, 0, 251)), ForeignIpv4),
         no("F08-ipv4-abroad", from4(Ipv4Addr::new(8, 8, 8, 8)), ForeignIpv4),
@@ -337,6 +347,17 @@ pub fn hostile() -> Vec<Row> {
         no("F11-hop-limit", with(solicitation(ALICE6, BOB6), 21, 254), BadNd),
         no("F11-code", with(solicitation(ALICE6, BOB6), 55, 1), BadNd),
         no("F11-solicited-to-all", with(advertisement(ALICE6, ALL_NODES, ALICE6), 58, 0x60), BadNd),
+        no("F11-target-zero", alice6(BOB6, ICMPV6, &nd(135, 0, ZERO6, &[])), BadNd),
+        no(
+            "F11-target-loopback",
+            alice6(BOB6, ICMPV6, &nd(135, 0, Ipv6Addr::LOCALHOST, &[])),
+            BadNd,
+        ),
+        no(
+            "F11-option-of-two-units",
+            alice6(BOB6, ICMPV6, &nd(135, 0, BOB6, &[&[1, 2][..], &ALICE, &[0; 8]].concat())),
+            BadNd,
+        ),
         no("F11-target-group", alice6(BOB6, ICMPV6, &nd(135, 0, ALL_NODES, &[])), BadNd),
         no("F11-option-length-zero", with(solicitation(ALICE6, BOB6), 79, 0), BadNd),
         no("F11-option-length-lies", with(solicitation(ALICE6, BOB6), 79, 2), BadNd),
@@ -462,6 +483,22 @@ pub fn hostile() -> Vec<Row> {
             "F16-routing-type-0",
             alice6(BOB6, 43, &with(extension(43, TCP, &tcp(SYN, &[])), 2, 0)),
             RoutingHeader,
+        ),
+        no(
+            "F16-nine-extensions",
+            alice6(
+                BOB6,
+                60,
+                &(0..9).fold(tcp(SYN, &[]), |rest, n| {
+                    extension(60, [TCP, 60][usize::from(n > 0)], &rest)
+                }),
+            ),
+            ExtensionChain,
+        ),
+        no(
+            "F16-ah-without-sequence",
+            alice6(BOB6, 51, &with(extension(51, TCP, &tcp(SYN, &[])), 1, 0)),
+            BadHeader,
         ),
         no("F16-extension-cut", alice6(BOB6, 60, &with(extension(60, TCP, &[]), 1, 1)), BadHeader),
         no("F17-dhcp-of-another", with(dhcp_discover(), 29, 11), ForeignIpv4),
@@ -593,6 +630,15 @@ pub fn hostile() -> Vec<Row> {
         bad("F26-gso-tcp6-for-tcp4", vnet(1, 4, 54, 1448, 34, 16), super4()),
         bad("F26-gso-udp-for-tcp", vnet(1, 5, 54, 1448, 34, 16), super4()),
         bad("F26-gso-without-checksum", vnet(0, 1, 54, 1448, 34, 16), super4()),
+        bad("F26-gso-size-255", vnet(1, 1, 54, 255, 34, 16), super4()),
+        bad("F26-gso-size-beyond-mtu", vnet(1, 1, 54, 1461, 34, 16), super4()),
+        bad("F26-gso-nothing-to-cut", vnet(1, 1, 54, 1448, 34, 16), tcp4()),
+        bad("F26-gso-rst", vnet(1, 1, 54, 1448, 34, 16), with(super4(), 47, 4)),
+        bad(
+            "F26-gso-udp-length-lies",
+            vnet(1, 5, 42, 1000, 34, 6),
+            with(alice4(BOB4, UDP, &udp(1, 2, &[7; 9000])), 38, 0x20),
+        ),
         bad("F26-gso-syn", vnet(1, 1, 54, 1448, 34, 16), with(super4(), 47, SYN)),
         bad("F26-gso-fragment", vnet(1, 1, 54, 1448, 34, 16), with(super4(), 20, 0x20)),
     ]);

@@ -207,6 +207,26 @@ fn of_changed_frames_by_any_message_none_in_anothers_name_is_delivered() {
 }
 
 #[test]
+fn only_the_gateway_hands_on_and_only_what_is_for_a_group() {
+    let (mut net, plain) = (net(), [0; 12]);
+    let beacon = alice4(DIRECTED4, UDP, &udp(9, 9, &[1; 1000]));
+    let to_bob = alice4(BOB4, UDP, &udp(9, 9, &[1; 1000]));
+    let hows = [As::Group(0), As::Pieces(2, Flags::HAND_ON)];
+    for (n, how) in (0..).zip(hows) {
+        net.pass(STEP);
+        send(&mut net, BOBS, how, &plain, &beacon, n);
+        assert!(net.heard(GW).is_empty(), "Bob handed on {how:?}");
+        assert!(net.heard(BOBS).is_empty(), "Bob took what is not for him, {how:?}");
+        send(&mut net, GW, how, &plain, &to_bob, n + 8);
+        assert!(net.heard(BOBS).is_empty(), "the gateway handed on a unicast, {how:?}");
+        assert_eq!(net.dropped(BOBS, "bad-group"), u64::from(n) + 1);
+        // The way is open.
+        send(&mut net, GW, how, &plain, &beacon, n + 16);
+        assert_eq!((net.heard(GW).len(), net.heard(BOBS).len()), (1, 1), "{how:?}");
+    }
+}
+
+#[test]
 fn nobody_denies_or_takes_a_link_local_address_that_a_guest_has() {
     let (mut net, plain) = (net(), [0; 12]);
     let own = "fe80::77".parse().unwrap();
