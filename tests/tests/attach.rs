@@ -458,7 +458,8 @@ fn fetches_under_qemu(stage: &Stage, gateway: &Gateway, join: &Join, netdev: &st
     let mut args = vec!["-M", "pc", "-accel", "tcg", "-m", "256", "-no-reboot"];
     args.extend(["-display", "none", "-monitor", "none", "-serial", "null"]);
     args.extend(["-netdev", netdev, "-device", &device]);
-    args.extend(["-kernel", "/boot/ipxe.lkrn", "-initrd", &script]);
+    let ipxe = vm::ipxe_image()?;
+    args.extend(["-kernel", &ipxe, "-initrd", &script]);
     let mut qemu = seller.spawn("qemu-system-x86_64", args)?;
     let until = Instant::now() + BOOT_MAX;
     loop {

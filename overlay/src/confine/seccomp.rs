@@ -80,6 +80,11 @@ fn program() -> Result<BpfProgram, seccompiler::BackendError> {
         let condition = SeccompCondition::new(2, SeccompCmpArgLen::Dword, none, 0)?;
         rules.insert(call, vec![SeccompRule::new(vec![condition])?]);
     }
+    // What a socket had no room for, and nothing else of its options.
+    let meminfo = libc::SO_MEMINFO as u64;
+    let condition =
+        SeccompCondition::new(2, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, meminfo)?;
+    rules.insert(libc::SYS_getsockopt, vec![SeccompRule::new(vec![condition])?]);
     // SIGABRT to oneself, as `abort` sends it.
     let abort = libc::SIGABRT as u64;
     let condition = SeccompCondition::new(2, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, abort)?;

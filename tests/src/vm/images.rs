@@ -101,7 +101,7 @@ pub fn ipxe(dir: &Path, url: &str) -> Result<Vec<String>> {
          imgstat\nreboot\n"
     );
     fs::write(&script, text).with_context(|| format!("write {}", script.display()))?;
-    let image = found("boot/ipxe.lkrn")?;
+    let image = ipxe_image()?;
     // Only then does the BIOS, and by it iPXE, speak on the serial port.
     let mut words = plain(256);
     words.extend(["-machine", "graphics=off", "-kernel", &image, "-initrd"].map(str::to_owned));
@@ -145,6 +145,14 @@ pub fn uefi(dir: &Path, url: &str, pinged: [&str; 2]) -> Result<Vec<String>> {
 }
 
 /// Returns where a file of a package is: unpacked in the cache, or installed.
+/// Returns the path of iPXE as a kernel.
+///
+/// # Errors
+/// When it is not installed.
+pub fn ipxe_image() -> Result<String> {
+    found("boot/ipxe.lkrn")
+}
+
 fn found(path: &str) -> Result<String> {
     let mut paths = [unpacked_dir()?.join(path), Path::new("/").join(path)].into_iter();
     let path = paths
