@@ -3,17 +3,22 @@
 //! # Theory of operation
 //! [`serve`] is the one loop of a process with one thread ([`overlay::helper`]): it waits for
 //! questions of control ([`ask`]), for ends of children and for what is due, and does one thing at
-//! a time. It holds what only root can make: the guest's cable and what it ends in ([`seat`]), the
-//! data plane and QEMU as children. It hears no network and reads no byte of a guest.
+//! a time. It holds what only root can make: the guest's wire and what it ends in ([`seat`]), the
+//! lease's part in the egress guard ([`egress`]), the data plane and QEMU as children. It hears no
+//! network and reads no byte of a guest.
+//!
+//! What confines the guest is watched: on any difference the links go down first, then the lease
+//! ends with exit code 5. What confines the data plane is watched as well: while the guard does not
+//! stand, the data plane is stopped.
 //!
 //! # Limits
 //! A question that cannot be carried out is answered by its reason; one that no control process of
 //! this program asks ends the lease.
 
 pub(crate) mod ask;
+mod egress;
 pub(crate) mod seat;
 
-use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
@@ -21,12 +26,13 @@ use anyhow::{Context, bail};
 use overlay::clock;
 use overlay::confine::data_plane_user;
 use overlay::exit::{Exit, exit_of, text_of};
-use overlay::helper::{Helper, Leftovers};
+use overlay::helper::Helper;
 use overlay_proto::dial::DialRules;
-use overlay_proto::order::{MTU_MAX, MTU_MIN};
+use overlay_proto::order::{MTU_MAX, MTU_MIN, ROUTES_MAX};
 use overlay_proto::ticket::ADDRESSES_MAX;
 
 use self::ask::{Ask, Machine, Tell, Wiring};
+use self::egress::Egress;
 use self::seat::{News, Seat};
 use crate::run::launch::Started;
 
@@ -40,6 +46,8 @@ pub(crate) struct Desk {
     pub(crate) seat: Seat,
     /// Whom this host may dial at all.
     pub(crate) rules: DialRules,
+    /// The control process's user.
+    pub(crate) user: (u32, u32),
 }
 
 /// What it has come to.
@@ -47,36 +55,49 @@ pub(crate) struct Desk {
 struct Lease {
     /// The lease's socket and its port.
     socket: Option<(OwnedFd, u16)>,
+    /// What that may send to.
+    egress: Option<Egress>,
     is_plugged: bool,
 }
 
 /// Serves control until it has ended, and ends what still runs; says how the program ends.
 pub(crate) fn serve(mut helper: Helper, mut desk: Desk) -> Exit {
     let mut lease = Lease::default();
-    let mut verdict = None;
+    let mut is_told = false;
     while !helper.is_over() {
         let now = clock::now();
         let timeout = LOOK_INTERVAL.min(desk.seat.idle_for(now));
-        if let Err(error) = helper.wait(&desk.seat.fds(), timeout) {
-            tracing::error!(%error, "the helper cannot wait");
-            break;
-        }
+        let guard = lease.egress.iter().map(Egress::fd);
+        let fds: Vec<_> = guard.chain(desk.seat.fds(now)).collect();
+        let heard = match helper.wait(&fds, timeout) {
+            Ok(ready) => ready,
+            Err(error) => {
+                tracing::error!(%error, "the helper cannot wait");
+                break;
+            }
+        };
+        let (guard, seat) = heard.split_at(usize::from(lease.egress.is_some()).min(heard.len()));
+        let (guard, seat) = (guard.contains(&true), seat.contains(&true));
         while let Some((question, fds)) = helper.asked::<Ask>() {
             if let Err(error) = desk.handle(&mut helper, &mut lease, question, fds) {
                 helper.tell(&refusal(&error), &[]);
             }
         }
-        if let Err(error) = desk.look(&mut helper)
-            && verdict.is_none()
+        let guarded = lease.egress.as_mut().map_or(Ok(()), |egress| egress.look(guard, &helper));
+        if let Err(error) = guarded.and_then(|()| desk.look(&mut helper, seat))
+            && !is_told
         {
             // Control says goodbye and ends; what it prints is the user's last line.
-            verdict = Some(error.to_string());
+            is_told = true;
             let (exit, text) = (exit_of(error.chain()) as u8, text_of(error.chain()));
             helper.tell(&Tell::Over { exit, text }, &[]);
         }
     }
     desk.end_machine(&mut helper);
-    helper.finish()
+    // The order of ends: processes, then what they could send to, then the guest's wire.
+    let exit = helper.finish();
+    drop(lease);
+    exit
 }
 
 fn refusal(error: &anyhow::Error) -> Tell {
@@ -94,10 +115,16 @@ impl Desk {
         match question {
             Ask::Ready { port, leftovers } if lease.socket.is_none() => {
                 let udp = fds.into_iter().next().context("no socket came with the first words")?;
+                helper.set_leftovers(leftovers);
+                lease.egress = Some(Egress::open(&udp, port, self.user.0, &self.rules)?);
                 lease.socket = Some((udp, port));
-                self.begin(helper, leftovers);
+                helper.tell(&Tell::Done, &[]);
             }
-            Ask::Dial(addresses) => self.dial(&addresses),
+            Ask::Dial(addresses) => {
+                if let Some(egress) = &mut lease.egress {
+                    addresses.iter().take(ADDRESSES_MAX).for_each(|addr| egress.given(*addr));
+                }
+            }
             Ask::Start if lease.socket.is_some() => {
                 let (udp, port) = lease.socket.as_ref().context("no socket yet")?;
                 let end = helper
@@ -118,12 +145,28 @@ impl Desk {
             }
             Ask::Follow(wiring) if lease.is_plugged => {
                 check(&wiring)?;
-                if let Err(error) = self.seat.follow(&wiring) {
-                    tracing::warn!("the guest's cable does not follow the order: {error:#}");
+                // A wire that cannot follow has its links down: the lease ends.
+                self.seat.follow(&wiring)?;
+            }
+            Ask::Open if lease.is_plugged => {
+                self.seat.open()?;
+                helper.tell(&Tell::Done, &[]);
+            }
+            Ask::Proven(addr) => {
+                if let Some(egress) = &mut lease.egress {
+                    egress.proven(addr);
                 }
             }
-            Ask::Open if lease.is_plugged => helper.tell(&Tell::Done, &[]),
-            Ask::Proven(_) | Ask::Joined(_) => {}
+            Ask::Joined(addr) => {
+                if let Some(egress) = &mut lease.egress {
+                    egress.joined(addr);
+                }
+            }
+            Ask::Alive(addrs) => {
+                if let Some(egress) = &mut lease.egress {
+                    egress.alive(addrs);
+                }
+            }
             Ask::EndMachine => {
                 if let Some(machine) = self.seat.machine() {
                     machine.ask_to_end(clock::now());
@@ -138,18 +181,9 @@ impl Desk {
         Ok(())
     }
 
-    fn begin(&mut self, helper: &mut Helper, leftovers: Leftovers) {
-        helper.set_leftovers(leftovers);
-        helper.tell(&Tell::Done, &[]);
-    }
-
-    fn dial(&mut self, addresses: &[SocketAddr]) {
-        let _ = (addresses.iter().take(ADDRESSES_MAX), &self.rules);
-    }
-
     /// Looks at what may have ended; an error ends the lease.
-    fn look(&mut self, helper: &mut Helper) -> anyhow::Result<()> {
-        self.seat.look(clock::now())?;
+    fn look(&mut self, helper: &mut Helper, heard: bool) -> anyhow::Result<()> {
+        self.seat.look(heard, clock::now())?;
         if let Some(machine) = self.seat.machine()
             && let Some(news) = machine.look(clock::now())?
         {
@@ -187,6 +221,7 @@ fn check(wiring: &Wiring) -> anyhow::Result<()> {
     let fits = (MTU_MIN..=MTU_MAX).contains(&segment.mtu)
         && segment.ipv4.1 <= 32
         && segment.ipv6.1 <= 128
+        && wiring.routes.len() <= ROUTES_MAX
         && !wiring.station.mac.is_group();
     if fits { Ok(()) } else { bail!("the control process asks for a cable that no grant means") }
 }

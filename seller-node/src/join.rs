@@ -88,13 +88,16 @@ pub(crate) fn join(
     let lan = if place.lan { Lan::Allowed } else { Lan::Refused };
     let rules = DialRules { lan, links: own_addresses() };
     let user = service_user()?;
+    crate::audit::ensure()?;
     let words = seat.words();
     let facts = seat.machine().map(|machine| {
         let (program, accel, console) = machine.facts();
         Facts { program, accel, console }
     });
     let hands = match helper::split()? {
-        Part::Helper(helper) => return Ok(crate::helper::serve(helper, Desk { seat, rules })),
+        Part::Helper(helper) => {
+            return Ok(crate::helper::serve(helper, Desk { seat, rules, user }));
+        }
         Part::Control(hands) => hands,
     };
     // It is the helper's: what it has taken is not given back here.
@@ -167,12 +170,15 @@ async fn serve(start: Start<'_>) -> anyhow::Result<()> {
         }
         welcome => welcome?,
     };
+    if let Some(addr) = link.remote() {
+        host.say(&Ask::Joined(addr))?;
+    }
     let commands = membership.handle_welcome(&welcome, clock::now())?;
     let (Some(grant), Some(config)) = (membership.grant(), membership.config()) else {
         bail!("the gateway granted nothing");
     };
     let (station, limits) = (grant.station, grant.limits);
-    let wiring = Wiring { station, segment: config.segment };
+    let wiring = Wiring { station, segment: config.segment, routes: config.routes.clone() };
     let cable = host.ask_fd(&Ask::Plug(wiring.clone())).await?;
     lease.keep(&ticket, port)?;
     host.say(&Ask::Keep)?;

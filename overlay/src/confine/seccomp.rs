@@ -82,8 +82,7 @@ fn program() -> Result<BpfProgram, seccompiler::BackendError> {
     }
     // What a socket had no room for, and nothing else of its options.
     let meminfo = libc::SO_MEMINFO as u64;
-    let condition =
-        SeccompCondition::new(2, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, meminfo)?;
+    let condition = SeccompCondition::new(2, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, meminfo)?;
     rules.insert(libc::SYS_getsockopt, vec![SeccompRule::new(vec![condition])?]);
     // SIGABRT to oneself, as `abort` sends it.
     let abort = libc::SIGABRT as u64;

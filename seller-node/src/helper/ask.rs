@@ -7,7 +7,7 @@
 //! | control | [`Ask::Dial`]: the addresses of the ticket | dial rules, [`ADDRESSES_MAX`] |
 //! | control | [`Ask::Plug`], [`Ask::Follow`]: the guest's cable, rules for one station | once; bounds of each number |
 //! | control | [`Ask::Open`]: the cable's links up | the cable was verified and still is |
-//! | control | [`Ask::Proven`]: an address that proved its key | the kernel heard it, its range, rate and number |
+//! | control | [`Ask::Proven`], [`Ask::Alive`], [`Ask::Joined`]: addresses that proved their keys | the kernel heard them, their ranges, rate and number |
 //! | control | [`Ask::EndMachine`], [`Ask::Keep`], [`Ask::Forget`] | this lease's own |
 //!
 //! A data plane and a machine have no way to ask the helper anything.
@@ -16,6 +16,8 @@ use std::net::SocketAddr;
 
 use overlay::helper::Leftovers;
 use serde::{Deserialize, Serialize};
+use vde_attach::wire::WireSpec;
+use vde_switch::serve::Route;
 use vde_switch::station::{Segment, Station};
 
 #[cfg(doc)]
@@ -43,6 +45,8 @@ pub(crate) enum Ask {
     Open,
     /// That this address of a member has proved its key, and still does: to be let send there.
     Proven(SocketAddr),
+    /// That these addresses, proven before, are in use still; others may be forgotten.
+    Alive(Vec<SocketAddr>),
     /// That the gateway has proved its key at this address, over TCP.
     Joined(SocketAddr),
     /// The machine's end, which is waited for.
@@ -60,6 +64,16 @@ pub(crate) struct Wiring {
     pub(crate) station: Station,
     /// On which segment.
     pub(crate) segment: Segment,
+    /// Networks behind stations of it.
+    pub(crate) routes: Vec<Route>,
+}
+
+impl Wiring {
+    /// Returns what rules are made from.
+    pub(crate) fn spec(&self) -> WireSpec {
+        let Self { station, segment, routes } = self;
+        WireSpec { station: *station, segment: *segment, routes: routes.clone() }
+    }
 }
 
 /// What the helper says.

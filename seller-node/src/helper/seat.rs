@@ -4,6 +4,7 @@ mod host_tap;
 mod netns;
 pub(crate) mod stream;
 mod vm;
+mod watch;
 
 use std::io::Write;
 use std::os::fd::{BorrowedFd, OwnedFd};
@@ -27,7 +28,7 @@ pub(crate) enum Seat {
     /// In a network namespace.
     Netns(NetnsSeat),
     /// At a tap that somebody else's hypervisor holds.
-    HostTap(HostTapSeat),
+    HostTap(Box<HostTapSeat>),
     /// At a unix socket.
     Stream(SocketSeat),
     /// In a virtual machine that this program runs.
@@ -48,7 +49,7 @@ impl Seat {
         let mac = addressing::mac(ticket.order(), ticket.body().slot);
         match &place.attach {
             Attach::Netns(name) => Ok(Self::Netns(NetnsSeat::find(name, &place.ifname)?)),
-            Attach::Tap(name) => Ok(Self::HostTap(HostTapSeat::find(name, mac)?)),
+            Attach::Tap(name) => Ok(Self::HostTap(Box::new(HostTapSeat::find(name, mac)?))),
             Attach::Stream(path) => Ok(Self::Stream(SocketSeat::find(path, mac)?)),
         }
     }
@@ -88,21 +89,34 @@ impl Seat {
         }
     }
 
-    /// Looks whether the guest can still be there; an error ends the lease.
-    pub(crate) fn look(&mut self, now: Instant) -> anyhow::Result<()> {
+    /// Brings the links of the cable up, which has been verified.
+    pub(crate) fn open(&mut self) -> anyhow::Result<()> {
         match self {
-            Self::HostTap(seat) => seat.check(),
+            Self::Netns(seat) => seat.open(),
+            Self::Vm(seat) => seat.open(),
+            // Up since it was joined, behind its rules; no link at all.
+            Self::HostTap(_) | Self::Stream(_) => Ok(()),
+        }
+    }
+
+    /// Looks whether the guest is confined and can still be there, `heard` that there is a reason;
+    /// an error ends the lease, whose links are down.
+    pub(crate) fn look(&mut self, heard: bool, now: Instant) -> anyhow::Result<()> {
+        match self {
+            Self::Netns(seat) => seat.look(heard, now),
+            Self::HostTap(seat) => seat.check(heard, now),
             Self::Stream(seat) => seat.look(now),
-            // The data plane notices, or the machine says so itself.
-            Self::Netns(_) | Self::Vm(_) => Ok(()),
+            Self::Vm(seat) => seat.watch(heard, now),
         }
     }
 
     /// Returns what is to be polled: when one of them can be read, [`Seat::look`].
-    pub(crate) fn fds(&self) -> Vec<BorrowedFd<'_>> {
+    pub(crate) fn fds(&self, now: Instant) -> Vec<BorrowedFd<'_>> {
         match self {
+            Self::Netns(seat) => seat.fds(now),
+            Self::HostTap(seat) => seat.fds(now),
             Self::Stream(seat) => seat.fds(),
-            Self::Netns(_) | Self::HostTap(_) | Self::Vm(_) => Vec::new(),
+            Self::Vm(seat) => seat.fds(now),
         }
     }
 

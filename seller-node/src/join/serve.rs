@@ -40,6 +40,10 @@ use crate::helper::ask::{Ask, Wiring};
 
 /// How often the data plane's counters are asked for.
 const STATS_INTERVAL: Duration = Duration::from_secs(1);
+/// How often the helper is told which addresses are in use.
+const ALIVE_INTERVAL: Duration = Duration::from_secs(20);
+/// Most addresses that it is told of.
+const ALIVE_MAX: usize = 64;
 /// How long the first path may take until the log says so.
 const PATH_AFTER_MAX: Duration = Duration::from_secs(10);
 
@@ -79,6 +83,8 @@ pub(super) struct Member {
     story: Story,
     /// Whether the guest's line was printed, and whether the log complained that it was not.
     told: Told,
+    /// When the helper was told last which addresses are in use.
+    named_at: Instant,
     /// Whether the loss of the control connection was told.
     control_lost: bool,
     /// Why the guest's own end is a failure.
@@ -112,6 +118,7 @@ impl Member {
             stats: Stats::default(),
             story: Story::default(),
             told: Told::Nothing,
+            named_at: started_at,
             control_lost: false,
             guest_fault: None,
         }
@@ -197,6 +204,9 @@ impl Member {
         match event {
             LinkEvent::Due => self.link.join(self.membership.request(nonce()?, clock::now())),
             LinkEvent::Joined(JoinReply::Welcome(welcome)) => {
+                if let Some(addr) = self.link.remote() {
+                    self.host.say(&Ask::Joined(addr))?;
+                }
                 let commands = self.membership.handle_welcome(&welcome, clock::now());
                 self.follow(commands)?;
                 if let Some(hello) = self.membership.hello(self.candidates.clone()) {
@@ -269,8 +279,9 @@ impl Member {
     /// Has the guest's cable follow a config that changed.
     fn follow_config(&mut self) -> anyhow::Result<()> {
         let Some(config) = self.membership.config() else { return Ok(()) };
-        if config.segment != self.wiring.segment {
+        if config.segment != self.wiring.segment || config.routes != self.wiring.routes {
             self.wiring.segment = config.segment;
+            self.wiring.routes.clone_from(&config.routes);
             self.host.say(&Ask::Follow(self.wiring.clone()))?;
         }
         Ok(())
@@ -308,6 +319,9 @@ impl Member {
     ) -> anyhow::Result<()> {
         if self.paths.insert(slot, path).unwrap_or(PathKind::None) == path {
             return Ok(());
+        }
+        if let PathKind::Direct(addr) = path {
+            self.host.say(&Ask::Proven(addr))?;
         }
         if slot == Slot::GATEWAY && self.told != Told::Joined {
             self.host.ask(&Ask::Open).await?;
@@ -373,6 +387,7 @@ impl Member {
         self.dataplane.send(&Command::GetStats)?;
         self.look_at_life()?;
         self.renew()?;
+        self.name_alive()?;
         if self.told == Told::Nothing && clock::now() - self.started_at > PATH_AFTER_MAX {
             self.told = Told::Late;
             tracing::warn!(
@@ -380,6 +395,21 @@ impl Member {
             );
         }
         Ok(())
+    }
+
+    /// Names the addresses that are in use, so that the host's guard keeps them open.
+    fn name_alive(&mut self) -> anyhow::Result<()> {
+        let now = clock::now();
+        if now - self.named_at < ALIVE_INTERVAL {
+            return Ok(());
+        }
+        self.named_at = now;
+        let direct = self.paths.values().filter_map(|path| match path {
+            PathKind::Direct(addr) => Some(*addr),
+            PathKind::None | PathKind::Relay => None,
+        });
+        let addrs = direct.take(ALIVE_MAX).collect();
+        self.host.say(&Ask::Alive(addrs))
     }
 
     fn capture(&self, detail: Detail) -> Answer {

@@ -146,7 +146,6 @@ pub fn uefi(dir: &Path, url: &str, pinged: [&str; 2]) -> Result<Vec<String>> {
     Ok(words)
 }
 
-/// Returns where a file of a package is: unpacked in the cache, or installed.
 /// Returns the path of iPXE as a kernel.
 ///
 /// # Errors
@@ -155,6 +154,7 @@ pub fn ipxe_image() -> Result<String> {
     found("boot/ipxe.lkrn")
 }
 
+/// Returns where a file of a package is: unpacked in the cache, or installed.
 fn found(path: &str) -> Result<String> {
     let mut paths = [unpacked_dir()?.join(path), Path::new("/").join(path)].into_iter();
     let path = paths

@@ -1,14 +1,17 @@
 //! A guest at a tap that somebody else's hypervisor holds, or will hold.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::thread;
 use std::time::Duration;
 
 use overlay::exit::{Exit, Fault};
 use vde_attach::host_tap::{HostTap, HostTapError};
 use vde_attach::tap::IfName;
+use vde_attach::wire::WireError;
 use vde_switch::mac::MacAddr;
+use vde_switch::time::Instant;
 
+use super::watch::{GLANCE_INTERVAL, GLANCE_INTERVAL_MIN};
 use crate::helper::ask::Wiring;
 
 /// How often a tap that is not there yet is looked for.
@@ -21,7 +24,8 @@ const LOOKS_MAX: u32 = 240;
 pub(crate) struct HostTapSeat {
     tap: HostTap,
     mac: MacAddr,
-    mtu: u16,
+    wiring: Option<Wiring>,
+    looked_at: Instant,
 }
 
 impl HostTapSeat {
@@ -43,7 +47,7 @@ impl HostTapSeat {
             thread::sleep(LOOK_INTERVAL);
             tap = HostTap::find(name);
         }
-        Ok(Self { tap: tap.map_err(explain)?, mac, mtu: 0 })
+        Ok(Self { tap: tap.map_err(explain)?, mac, wiring: None, looked_at: Instant::ZERO })
     }
 
     pub(super) fn words(&self) -> String {
@@ -51,21 +55,32 @@ impl HostTapSeat {
     }
 
     pub(super) fn plug(&mut self, wiring: &Wiring) -> anyhow::Result<OwnedFd> {
-        let ours = self.tap.join(wiring.segment.mtu).map_err(explain)?;
-        self.mtu = wiring.segment.mtu;
+        let ours = self.tap.join(&wiring.spec()).map_err(explain)?;
+        self.wiring = Some(wiring.clone());
         Ok(ours.into_fd())
     }
 
     pub(super) fn follow(&mut self, wiring: &Wiring) -> anyhow::Result<()> {
-        let mtu = wiring.segment.mtu;
-        if mtu != self.mtu {
-            self.tap.set_mtu(mtu)?;
-            self.mtu = mtu;
+        if self.wiring.as_ref().is_some_and(|known| known != wiring) {
+            self.tap.retarget(&wiring.spec()).map_err(explain)?;
+            self.wiring = Some(wiring.clone());
         }
         Ok(())
     }
 
-    pub(super) fn check(&self) -> anyhow::Result<()> {
+    /// Returns what is to be polled: nothing while it was looked at just now, on a busy host.
+    pub(super) fn fds(&self, now: Instant) -> Vec<BorrowedFd<'_>> {
+        match now - self.looked_at >= GLANCE_INTERVAL_MIN {
+            true => self.tap.watch_fds().to_vec(),
+            false => Vec::new(),
+        }
+    }
+
+    pub(super) fn check(&mut self, heard: bool, now: Instant) -> anyhow::Result<()> {
+        if !heard && now - self.looked_at < GLANCE_INTERVAL {
+            return Ok(());
+        }
+        self.looked_at = now;
         self.tap.check().map_err(explain)
     }
 }
@@ -73,14 +88,14 @@ impl HostTapSeat {
 /// Says how the program ends over it.
 fn explain(error: HostTapError) -> anyhow::Error {
     let exit = match &error {
-        HostTapError::Bridged { .. } | HostTapError::Addressed { .. } => Exit::Confinement,
+        HostTapError::Bridged { .. }
+        | HostTapError::Addressed { .. }
+        | HostTapError::Wire(WireError::Changed(_) | WireError::Canary(_)) => Exit::Confinement,
         HostTapError::NoTap(_) => Exit::Usage,
         HostTapError::Missing(_)
         | HostTapError::InUse(_)
         | HostTapError::Gone(_)
-        | HostTapError::Tap(_)
-        | HostTapError::Forward(_)
-        | HostTapError::Link(_) => return error.into(),
+        | HostTapError::Wire(_) => return error.into(),
     };
     Fault::new(exit, error.to_string()).into()
 }

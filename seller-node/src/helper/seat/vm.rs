@@ -1,7 +1,7 @@
 //! A guest that is a virtual machine of ours.
 //!
 //! # Theory of operation
-//! The cable is a [`TapPair`]: QEMU holds one end, the data plane the other. It stays when QEMU
+//! The cable is a [`LeaseWire`]: QEMU holds one end, the data plane the other. It stays when QEMU
 //! ends, so a machine that is started again is at the same place on the segment. Between a crash
 //! and the next start there is a pause, twice as long each time, until one has run for a while.
 //! The helper looks ([`VmSeat::look`]) whenever a child has ended and when something is due.
@@ -9,15 +9,17 @@
 //! # Limits
 //! A machine that does not end by itself is killed [`END_AFTER_MAX`] after it was asked.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::time::Duration;
 
+use anyhow::Context;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use overlay::clock;
-use vde_attach::pair::{PairWire, TapPair};
+use vde_attach::wire::{GuestEnd, LeaseWire};
 use vde_switch::time::Instant;
 
+use super::watch::{Watched, explain};
 use crate::helper::ask::Wiring;
 use crate::run::launch::{Launch, Started};
 use crate::run::scratch::Scratch;
@@ -64,7 +66,7 @@ pub(crate) struct VmSeat {
 #[derive(Debug)]
 struct Plugged {
     tap: OwnedFd,
-    wire: PairWire,
+    wire: Watched,
     scratch: Scratch,
     wiring: Wiring,
 }
@@ -100,18 +102,32 @@ impl VmSeat {
     /// Makes the cable; [`VmSeat::start`] is next.
     pub(super) fn plug(&mut self, wiring: &Wiring) -> anyhow::Result<OwnedFd> {
         let scratch = self.launch.scratch()?;
-        let (tap, data, wire) = TapPair::open(wiring.segment.mtu)?.into_parts();
+        let (wire, ends) = LeaseWire::open(&wiring.spec(), GuestEnd::Tap).map_err(explain)?;
+        let tap = ends.guest.context("a wire for a hypervisor has an end for it")?;
+        let wire = Watched::new(wire);
         self.plugged = Some(Plugged { tap, wire, scratch, wiring: wiring.clone() });
-        Ok(data)
+        Ok(ends.data)
     }
 
     /// Follows a segment whose MTU changed; the guest learns of it when it is started again.
     pub(super) fn follow(&mut self, wiring: &Wiring) -> anyhow::Result<()> {
         if let Some(plugged) = self.plugged.as_mut().filter(|plugged| plugged.wiring != *wiring) {
-            plugged.wire.set_mtu(wiring.segment.mtu)?;
+            plugged.wire.follow(wiring)?;
             plugged.wiring = wiring.clone();
         }
         Ok(())
+    }
+
+    pub(super) fn open(&mut self) -> anyhow::Result<()> {
+        self.plugged.as_mut().map_or(Ok(()), |plugged| plugged.wire.open())
+    }
+
+    pub(super) fn fds(&self, now: Instant) -> Vec<BorrowedFd<'_>> {
+        self.plugged.as_ref().map_or(Vec::new(), |plugged| plugged.wire.fds(now))
+    }
+
+    pub(super) fn watch(&mut self, heard: bool, now: Instant) -> anyhow::Result<()> {
+        self.plugged.as_mut().map_or(Ok(()), |plugged| plugged.wire.look(heard, now))
     }
 
     /// Starts the machine. To be called by the helper's one thread, with which it ends.
