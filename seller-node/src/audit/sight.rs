@@ -16,9 +16,9 @@ use nix::unistd::read;
 /// Room for what is seen while nobody looks, in bytes.
 const BUFFER_LEN: usize = 16 << 20;
 /// Longest time between an attempt and its being seen.
-const LATE: Duration = Duration::from_millis(150);
+const LATE: Duration = Duration::from_millis(40);
 /// How long a look waits, in milliseconds.
-const LOOK_MS: u16 = 20;
+const LOOK_MS: u16 = 10;
 
 /// A packet socket that hears all interfaces of the calling thread's network namespace.
 #[derive(Debug)]
