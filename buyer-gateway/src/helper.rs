@@ -3,16 +3,15 @@
 //!
 //! # Theory of operation
 //! [`serve`] is the one loop of a process with one thread ([`overlay::helper`]). What control may
-//! ask is [`Ask`]:
+//! ask is [`Ask`], each question checked before it is carried out:
 //!
-//! | question | checked by the helper |
-//! |---|---|
-//! | [`Ask::Ready`], said as root: the order's socket, what to remove in the end | nothing: it is the same program, before any byte from outside |
-//! | [`Ask::Plug`]: the tap that the command line named, behind its filter | once; bounds of each number |
-//! | [`Ask::Start`]: a data plane on the order's socket | once |
-//! | [`Ask::Remove`], said as root: what to remove in the end, tickets too | once |
-//! | [`Ask::SetMtu`]: the order's new MTU | its bounds |
-//! | [`Ask::Keep`]: the order stays when the program ends | |
+//! - [`Ask::Ready`] and [`Ask::Remove`], said as root before any byte from outside: the order's
+//!   socket, what to remove in the end. Once each.
+//! - [`Ask::Plug`]: the tap that the command line named, behind its filter. Once; each number
+//!   within its bounds.
+//! - [`Ask::Start`]: a data plane on the order's socket. Once.
+//! - [`Ask::SetMtu`]: the order's new MTU, within its bounds.
+//! - [`Ask::Keep`]: the order stays when the program ends.
 //!
 //! # Limits
 //! It hears no network and reads no byte of a guest. A killed helper leaves the filter, which the

@@ -39,7 +39,8 @@ use crate::dataplane::process::ROLE;
 use crate::exit::Exit;
 use crate::ipc;
 
-/// Most memory of a process that moves frames, in bytes: 512 peers, the buffers of all cables, and room.
+/// Most memory of a process that moves frames, in bytes: 512 peers, the buffers of all cables, and
+/// room.
 const MEMORY_MAX: u64 = 256 << 20;
 /// Most descriptors of a process that moves frames: cables, captures, and its own few.
 const DESCRIPTORS_MAX: u64 = 64;

@@ -3,11 +3,11 @@
 //!
 //! # Theory of operation
 //! A throw-away lease is made as a real one is, with the real processes: wire, rules, data plane,
-//! egress guard. Then everything in the attack catalogue that a guest, or whoever has taken over its
-//! data plane, can try is tried, while packet sockets watch all interfaces of the host for a mark
-//! that each frame bears. First the watching is proved: a guest's tap that stands in the watched
-//! network is to be seen. Each frame is sent twice, to the rules and past them straight to the port
-//! policy, so that each of the two walls is seen to hold alone.
+//! egress guard. Then everything in the attack catalogue that a guest, or whoever has taken over
+//! its data plane, can try is tried, while packet sockets watch all interfaces of the host for a
+//! mark that each frame bears. First the watching is proved: a guest's tap that stands in the
+//! watched network is to be seen. Each frame is sent twice, to the rules and past them straight to
+//! the port policy, so that each of the two walls is seen to hold alone.
 //!
 //! It runs by itself before the first guest of a host since its start ([`ensure`]).
 //!

@@ -1,14 +1,17 @@
 //! What control and helper say to each other: the only door to root on a seller's host.
 //!
-//! | who asks | for what | checked by the helper |
-//! |---|---|---|
-//! | control, still root | [`Ask::Ready`]: the lease's socket, what to remove in the end | nothing: it is the same program, before any byte from outside |
-//! | control | [`Ask::Start`]: a data plane on that socket | once at a time |
-//! | control | [`Ask::Dial`]: the addresses of the ticket | dial rules, [`ADDRESSES_MAX`] |
-//! | control | [`Ask::Plug`], [`Ask::Follow`]: the guest's cable, rules for one station | once; bounds of each number |
-//! | control | [`Ask::Open`]: the cable's links up | the cable was verified and still is |
-//! | control | [`Ask::Proven`], [`Ask::Alive`], [`Ask::Joined`]: addresses that proved their keys | the kernel heard them, their ranges, rate and number |
-//! | control | [`Ask::EndMachine`], [`Ask::Keep`], [`Ask::Forget`] | this lease's own |
+//! Only control asks, and each question is checked before it is carried out:
+//!
+//! - [`Ask::Ready`], said as root before any byte from outside: the lease's socket, what to remove
+//!   in the end. Once.
+//! - [`Ask::Start`]: a data plane on that socket.
+//! - [`Ask::Dial`]: the addresses of the ticket. By the dial rules, at most [`ADDRESSES_MAX`].
+//! - [`Ask::Plug`], [`Ask::Follow`]: the guest's cable, with rules for one station. Once; each
+//!   number within its bounds.
+//! - [`Ask::Open`]: the cable's links up. It was verified, and is once more.
+//! - [`Ask::Proven`], [`Ask::Alive`], [`Ask::Joined`]: addresses that proved their keys. The kernel
+//!   heard them; their ranges, rate and number.
+//! - [`Ask::EndMachine`], [`Ask::Keep`], [`Ask::Forget`]: of this lease alone, without a name.
 //!
 //! A data plane and a machine have no way to ask the helper anything.
 

@@ -5,8 +5,8 @@
 //! addresses, and those that proved their keys; the guard takes the latter only if the kernel heard
 //! from them. What is proven is renewed every [`RENEW_INTERVAL`] as long as control names it.
 //!
-//! When somebody has changed the host's packet filter, the data plane is stopped (SIGSTOP) until the
-//! guard stands again.
+//! When somebody has changed the host's packet filter, the data plane is stopped (SIGSTOP) until
+//! the guard stands again.
 //!
 //! # Limits
 //! An address that is refused stays within the budgets of unproven ones; the path agent then finds

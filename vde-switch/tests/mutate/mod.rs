@@ -1,5 +1,9 @@
-//! Changed frames without end, from a seed: the attack catalogue and legal traffic, bit by bit, byte
-//! by byte, cut, spliced, lengthened, and with one address in the place of another.
+//! Changed frames without end, from a seed: the attack catalogue and legal traffic, bit by bit,
+//! byte by byte, cut, spliced, lengthened, and with one address in the place of another.
+//!
+//! # Theory of operation
+//! One seed is one sequence: a frame of the catalogue or of legal traffic is taken and changed once
+//! or a few times. What a frame has become is for the oracle to say, not for this.
 
 #![allow(dead_code, unreachable_pub, reason = "shared, and each test uses some")]
 

@@ -9,12 +9,12 @@
 //!
 //! # Limits
 //! Sockets of other control groups: the helper stays in the one it joined in. Needs the version 2
-//! hierarchy to be mounted, and Linux 5.7.
+//! hierarchy, mounted or not, and Linux 5.7.
 
 use std::fs::{self, File};
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::path::Path;
 
 use super::ASKING;
 use super::sys::{self, Instruction};
@@ -62,14 +62,16 @@ pub(super) struct Segments {
 impl Segments {
     /// Starts for what is opened in the caller's control group from now on and was before.
     pub(super) fn refuse() -> io::Result<Self> {
-        let group = File::open(own_group()?)?;
+        let group = own_group()?;
         let program = sys::load(*b"ovl_guard\0\0\0\0\0\0\0", &PROGRAM)?;
         Ok(Self { _link: sys::link(&program, group.as_fd())? })
     }
 }
 
-fn own_group() -> io::Result<PathBuf> {
-    let none = || io::Error::other("the version 2 hierarchy of control groups is not mounted");
+/// Opens the control group of this process, which is in the version 2 hierarchy whether that is
+/// among its mounts or not.
+fn own_group() -> io::Result<File> {
+    let none = || io::Error::other("this kernel has no version 2 hierarchy of control groups");
     let groups = fs::read_to_string("/proc/self/cgroup")?;
     let group = groups.lines().find_map(|line| line.strip_prefix("0::/")).ok_or_else(none)?;
     let mounts = fs::read_to_string("/proc/self/mounts")?;
@@ -78,5 +80,12 @@ fn own_group() -> io::Result<PathBuf> {
         let path = words.next()?;
         (words.next()? == "cgroup2").then_some(path)
     });
-    Ok(Path::new(mount.ok_or_else(none)?).join(group))
+    match mount {
+        Some(mount) => File::open(Path::new(mount).join(group)),
+        None => {
+            let root = sys::unified()?;
+            let root = Path::new("/proc/self/fd").join(root.as_raw_fd().to_string());
+            File::open(root.join(group))
+        }
+    }
 }

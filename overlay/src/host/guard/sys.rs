@@ -99,3 +99,30 @@ pub(super) fn link(program: &OwnedFd, group: BorrowedFd<'_>) -> io::Result<Owned
         },
     )
 }
+
+/// Mounts the version 2 hierarchy of control groups where nobody sees it; returns its root.
+///
+/// For a process whose own mounts lack it, as those that `ip netns exec` starts.
+pub(super) fn unified() -> io::Result<OwnedFd> {
+    /// Make the file system that was described (linux/mount.h).
+    const FSCONFIG_CMD_CREATE: libc::c_uint = 6;
+    let owned = |fd: libc::c_long| -> io::Result<OwnedFd> {
+        let fd = libc::c_int::try_from(fd).map_err(io::Error::other)?;
+        if fd < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: the kernel has just made this descriptor for us.
+        Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+    };
+    // SAFETY: the name is a string that lives until the call returns.
+    let context = owned(unsafe { libc::syscall(libc::SYS_fsopen, c"cgroup2".as_ptr(), 1) })?;
+    let (none, command) = (std::ptr::null::<libc::c_char>(), FSCONFIG_CMD_CREATE);
+    // SAFETY: this command takes no key and no value.
+    let made =
+        unsafe { libc::syscall(libc::SYS_fsconfig, context.as_raw_fd(), command, none, none, 0) };
+    if made < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the call takes numbers alone.
+    owned(unsafe { libc::syscall(libc::SYS_fsmount, context.as_raw_fd(), 1, 0) })
+}

@@ -57,7 +57,8 @@ impl Watched {
         }
     }
 
-    /// Looks, if it is time or something was `heard`; an error ends the lease, whose links are down.
+    /// Looks, if it is time or something was `heard`; an error ends the lease, whose links are
+    /// down.
     pub(super) fn look(&mut self, heard: bool, now: Instant) -> anyhow::Result<()> {
         if now - self.checked_at >= CHECK_INTERVAL {
             (self.checked_at, self.looked_at) = (now, now);

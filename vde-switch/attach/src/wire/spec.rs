@@ -1,4 +1,8 @@
 //! What a guest's wire is made from: addresses and numbers, no text.
+//!
+//! # Theory of operation
+//! A [`WireSpec`] is checked once ([`WireSpec::check`]); rules and canaries are made from its
+//! numbers alone, and from the ranges that they come to, so that no text of anybody's reaches nft.
 
 use std::fmt;
 use std::net::{Ipv4Addr, Ipv6Addr};
