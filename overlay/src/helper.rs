@@ -224,9 +224,9 @@ impl Helper {
     pub fn tell(&self, answer: &impl Serialize, fds: &[BorrowedFd<'_>]) {
         let sent = ipc::encode(answer).and_then(|bytes| ipc::send(&self.socket, &bytes, fds));
         if let Err(error) = sent
-            && !self.is_over()
+            && error.kind() == io::ErrorKind::WouldBlock
         {
-            // It does not read what it asked for.
+            // It does not read what it asked for; one that has closed its end is about to end.
             tracing::error!(%error, "the control process cannot be answered");
             self.signal_control(Signal::SIGKILL);
         }
