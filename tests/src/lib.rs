@@ -12,6 +12,7 @@ pub mod sim;
 pub mod stage;
 mod sys;
 pub mod traffic;
+pub mod tree;
 pub mod trio;
 pub mod vitals;
 pub mod vm;
