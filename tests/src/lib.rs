@@ -5,6 +5,7 @@ pub mod caller;
 pub mod cast;
 pub mod flood;
 pub mod fuzz;
+pub mod home;
 pub mod inject;
 pub mod lab;
 pub mod line;
