@@ -11,6 +11,7 @@ pub mod lab;
 pub mod line;
 pub mod sim;
 pub mod stage;
+pub mod storm;
 mod sys;
 pub mod traffic;
 pub mod tree;
