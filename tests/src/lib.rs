@@ -7,6 +7,7 @@ pub mod flood;
 pub mod fuzz;
 pub mod home;
 pub mod inject;
+pub mod kills;
 pub mod lab;
 pub mod line;
 pub mod sim;

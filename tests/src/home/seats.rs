@@ -303,7 +303,7 @@ pub fn plain(seller: &Host, kind: Plain) -> Result<()> {
 }
 
 /// Returns the command line of a small guest that has the attacker in it, without network.
-fn machine(home: &Home, append: &str) -> Result<Vec<String>> {
+pub(crate) fn machine(home: &Home, append: &str) -> Result<Vec<String>> {
     let mut words = vm::small(append)?;
     let at = words.iter().position(|word| word == "-initrd").context("a guest has an initrd")?;
     let initrd = words.get_mut(at + 1).context("a guest has an initrd")?;
