@@ -3,7 +3,8 @@
 # make bench   prints the figures; ROUNDS=3 SECS=4
 # make bench-vm  the same for a real machine on the segment, next to one on a plain bridge
 # make storm   100 sellers join at once: how long, at what cost (needs root)
-# make soak    the simulation over many seeds; SEEDS=200000 FROM=0
+# make soak    kills of any process under attack (needs root), then the simulation over many seeds;
+#              KILLS=300 SEEDS=200000 FROM=0
 # make build   the programs: overlay-gw, overlay-seller
 # make man     the man pages of both programs, in target/man
 # make deb     the Debian package of both, and one of their line tables, in target (or
@@ -13,6 +14,7 @@
 CARGO ?= cargo
 ROUNDS ?= 3
 SECS ?= 4
+KILLS ?= 300
 SEEDS ?= 200000
 FROM ?= 0
 # One profile and one set of packages for everything, so that each crate is compiled once: cargo
@@ -39,7 +41,8 @@ bench-vm: preflight build
 storm: preflight build
 	@exec $(PROGRAMS)/overlay-storm
 
-soak: build
+soak: preflight build
+	@$(PROGRAMS)/overlay-soak --kills $(KILLS)
 	@exec $(PROGRAMS)/overlay-soak --seeds $(SEEDS) --from $(FROM)
 
 man: build

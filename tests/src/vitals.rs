@@ -1,10 +1,12 @@
 //! What /proc says about a running program: memory, descriptors, CPU.
 
 use std::fs;
+use std::ops::Add;
 
 use anyhow::{Context, Result};
 
 use crate::lab::process::Process;
+use crate::tree::tree;
 
 /// Clock ticks of /proc in a second; Linux has shown this value to programs since ever.
 const TICKS_PER_SECOND: f64 = 100.0;
@@ -21,31 +23,24 @@ pub struct Vitals {
 }
 
 impl Vitals {
-    /// Looks at a program, all its processes together.
+    /// Looks at a program.
     ///
     /// # Errors
     /// When it is gone.
     pub fn of(process: &Process) -> Result<Self> {
-        let mut all = Self::default();
-        for (at, pid) in process.pids().into_iter().enumerate() {
-            match Self::of_pid(pid) {
-                Ok(one) => {
-                    all.memory_len += one.memory_len;
-                    all.descriptor_count += one.descriptor_count;
-                    all.cpu_seconds += one.cpu_seconds;
-                }
-                Err(error) if at == 0 => return Err(error),
-                Err(_) => {} // a child that has ended meanwhile
-            }
-        }
-        Ok(all)
+        Self::of_pid(process.pid())
     }
 
-    /// Looks at one process.
+    /// Looks at a program and all that it has started. What ends meanwhile is left out.
     ///
     /// # Errors
-    /// When it is gone.
-    pub fn of_pid(pid: u32) -> Result<Self> {
+    /// When the program itself is gone.
+    pub fn of_tree(process: &Process) -> Result<Self> {
+        let (first, others) = (Self::of(process)?, tree(process.pid()).into_iter().skip(1));
+        Ok(others.flat_map(|member| Self::of_pid(member.pid)).fold(first, Self::add))
+    }
+
+    fn of_pid(pid: u32) -> Result<Self> {
         let proc = format!("/proc/{pid}");
         let read = |name: &str| fs::read_to_string(format!("{proc}/{name}")).context("/proc");
         let status = read("status")?;
@@ -61,5 +56,17 @@ impl Vitals {
             descriptor_count: fs::read_dir(format!("{proc}/fd"))?.count(),
             cpu_seconds: ticks / TICKS_PER_SECOND,
         })
+    }
+}
+
+impl Add for Vitals {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self {
+            memory_len: self.memory_len + other.memory_len,
+            descriptor_count: self.descriptor_count + other.descriptor_count,
+            cpu_seconds: self.cpu_seconds + other.cpu_seconds,
+        }
     }
 }
