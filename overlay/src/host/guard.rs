@@ -9,14 +9,14 @@
 //! somebody else's by now.
 //!
 //! An address becomes proven ([`Guard::widen`]) only if the kernel itself heard a datagram from it
-//! on the lease's port; that its key was proved is the data plane's word. Whoever is proven stays
-//! so for [`ALIVE_FOR`] and has to be renewed ([`Guard::renew`]): when the helper is gone or the
-//! other end is silent, the kernel shuts the address by itself. The same holds for all that a lease
+//! on the lease's port; that its key was proved is the data plane's word. Whoever is proven stays so
+//! for [`ALIVE_FOR`] and has to be renewed ([`Guard::renew`]): when the helper is gone or the other
+//! end is silent, the kernel shuts the address by itself. The same holds for all that a lease
 //! brings, so a killed helper leaves nothing open.
 //!
 //! [`Guard::watch_fd`] tells of changes to the packet filter, [`Guard::check`] compares the table
-//! with one that the same `nft` made in an empty namespace, [`Guard::reinstall`] puts it back.
-//! Until then the `latch` keeps everything in. The last lease of a host takes the table away.
+//! with one that the same `nft` made in an empty namespace, [`Guard::reinstall`] puts it back. Until
+//! then the `latch` keeps everything in. The last lease of a host takes the table away.
 //!
 //! # Limits
 //! [`LEASES_MAX`] leases, [`PROVEN_MAX`] proven and [`GIVEN_MAX`] ticket addresses of each. Hearsay
@@ -26,12 +26,14 @@
 //! out: VRFs, whose own addresses the kernel does not find.
 
 mod elements;
+mod error;
 mod latch;
 mod lock;
-mod resolvers;
+mod resolv;
 mod ruleset;
 mod segments;
 mod sys;
+mod table;
 mod watch;
 
 use std::collections::BTreeMap;
@@ -39,20 +41,20 @@ use std::fs::File;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd};
-use std::thread;
 use std::time::Duration;
 
-use nix::sched::{CloneFlags, unshare};
 use overlay_proto::control::AddressTrust;
-use overlay_proto::dial::{BUDGET_WINDOW, DialRefused, DialRules, Lan, canonical};
+use overlay_proto::dial::{BUDGET_WINDOW, DialRules, Lan, canonical};
 use socket2::SockRef;
 use vde_switch::time::Instant;
 
 use self::elements::{Element, Path, Script, Tcp};
+pub use self::error::{GuardError, Refused};
 use self::latch::Latch;
 use self::lock::Locks;
-pub use self::resolvers::{parse_resolvers, resolvers};
+pub use self::resolv::{parse_resolvers, resolvers};
 use self::segments::Segments;
+use self::table::{anew, listing, removal, trial};
 use self::watch::Watch;
 use super::nft::{self, NftError};
 
@@ -514,106 +516,4 @@ impl Drop for Guard {
             tracing::warn!(%error, "the egress guard was not left in order");
         }
     }
-}
-
-fn removal() -> String {
-    format!("table inet {TABLE}\ndelete table inet {TABLE}\n")
-}
-
-/// Begins a script that makes the table, in exchange for any that stands.
-fn anew() -> Script {
-    Script::after(removal() + &ruleset::ruleset())
-}
-
-/// Lists the table's rules and sets without elements and counters, `None` if there is no table.
-fn listing(with_version: bool) -> Result<Option<String>, GuardError> {
-    match nft::read(&["-s", "-t", "list", "table", "inet", TABLE]) {
-        Ok(text) => Ok(Some(text)),
-        Err(error) if error.is_missing() => Ok(None),
-        Err(words) if with_version => Err(GuardError::Needs { version: nft::version(), words }),
-        Err(error) => Err(error.into()),
-    }
-}
-
-/// Makes the table in an empty namespace and returns its listing: this `nft` and this kernel know
-/// all that is needed, and that is how they put it.
-fn trial() -> Result<String, GuardError> {
-    let needs = |words| GuardError::Needs { version: nft::version(), words };
-    let alone = || {
-        unshare(CloneFlags::CLONE_NEWNET).map_err(|errno| GuardError::Namespace(errno.into()))?;
-        match nft::run(&ruleset::ruleset()) {
-            Err(NftError::Run(error)) => return Err(NftError::Run(error).into()),
-            made => made.map_err(needs)?,
-        }
-        listing(true)?.ok_or_else(|| needs(NftError::Refused("it keeps no table".into())))
-    };
-    thread::scope(|scope| scope.spawn(alone).join().expect("the trial has nothing to panic about"))
-}
-
-/// Why an address is not opened. The asker's doing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Refused {
-    /// Nobody may dial it.
-    #[error(transparent)]
-    Dial(#[from] DialRefused),
-    /// No datagram from there reached the lease's port lately.
-    #[error("nothing was heard from {0}")]
-    NotHeard(SocketAddr),
-    /// Asked for too often.
-    #[error("{0} is one address too many within a second")]
-    TooFast(SocketAddr),
-    /// [`PROVEN_MAX`] are.
-    #[error("{0} is not proven: {PROVEN_MAX} addresses of the lease are already")]
-    TooManyProven(SocketAddr),
-    /// [`GIVEN_MAX`] are.
-    #[error("{0} is not taken from the ticket: {GIVEN_MAX} addresses are already")]
-    TooManyGiven(SocketAddr),
-    /// The ticket does not name it.
-    #[error("{0} is not an address of the ticket")]
-    NotGiven(SocketAddr),
-}
-
-/// Why the guard does not stand, or does not do what was asked.
-#[derive(Debug, thiserror::Error)]
-pub enum GuardError {
-    /// The asker's doing; the guard stands.
-    #[error(transparent)]
-    Refused(#[from] Refused),
-    /// A port or user that cannot be meant.
-    #[error("the egress guard needs a port and a user for the control process, neither of them 0")]
-    Spec,
-    /// More than [`LAN_MAX`].
-    #[error("{0} networks are too many for --lan: the egress guard takes {LAN_MAX}")]
-    Networks(usize),
-    /// Too old, or built without something.
-    #[error("the egress guard cannot be made by {version} and this kernel: {words}")]
-    Needs {
-        /// What `nft` calls itself.
-        version: String,
-        /// What it said.
-        words: NftError,
-    },
-    /// No program, no root, or no kernel support.
-    #[error("the egress guard cannot be tried in a namespace of its own")]
-    Namespace(#[source] io::Error),
-    /// Segments cannot be refused.
-    #[error("the egress guard needs Linux 5.7 with control groups and BPF")]
-    Segments(#[source] io::Error),
-    /// A table that its owner alone can remove cannot be had.
-    #[error("the egress guard cannot be latched (Linux 5.12 and an interactive nft are needed)")]
-    Latch(#[source] NftError),
-    /// The locks cannot be had.
-    #[error("the egress guard cannot be shared between leases")]
-    Lock(#[source] io::Error),
-    /// The packet filter cannot be watched.
-    #[error("changes to the packet filter cannot be watched")]
-    Watch(#[source] io::Error),
-    /// Other rules under our name.
-    #[error(
-        "the table inet {TABLE} has other rules than this version's, and leases that need them"
-    )]
-    Foreign,
-    /// The program or the kernel refused.
-    #[error("the egress guard was not changed")]
-    Nft(#[from] NftError),
 }

@@ -4,9 +4,17 @@
 
 use std::io::{self, Write};
 use std::process::{Command, Output, Stdio};
+use std::thread;
+use std::time::Duration;
 
 /// Most characters of the program's words that are repeated.
 const WORDS_MAX: usize = 200;
+
+/// What `nft` says when its view of the rules was out of date: nothing has changed then.
+const CROSSED: &str = "Interrupted system call";
+/// How often it is run again, and the pause before, longer each time.
+const TRIES_MAX: u32 = 20;
+const PAUSE: Duration = Duration::from_millis(5);
 
 /// Runs a script in one transaction, in the calling thread's network namespace.
 ///
@@ -32,7 +40,21 @@ pub fn version() -> String {
     words.next().zip(words.next()).map_or_else(|| "?".to_owned(), |(name, v)| format!("{name} {v}"))
 }
 
+/// Runs `nft`, again if somebody else changed the rules while it looked at them.
 fn call(words: &[&str], script: &str) -> Result<String, NftError> {
+    let mut tries = 0;
+    loop {
+        match call_once(words, script) {
+            Err(NftError::Refused(reason)) if reason.contains(CROSSED) && tries < TRIES_MAX => {
+                tries += 1;
+                thread::sleep(PAUSE * tries);
+            }
+            done => return done,
+        }
+    }
+}
+
+fn call_once(words: &[&str], script: &str) -> Result<String, NftError> {
     let mut child = Command::new("nft")
         .args(words)
         .stdin(Stdio::piped())

@@ -3,7 +3,10 @@
 //! Half of them are attacks: they see the escape where there is no guard. The others are what must
 //! still work; they fail where the guard is too strict.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
+mod ctl;
+mod legal;
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
@@ -18,12 +21,10 @@ use overlay_proto::dial::{
 use socket2::{Protocol, SockRef, Type};
 
 use crate::attack::{
-    INITIATION_LEN, MANY, PORT, as_ctl, dial, dp_socket, marked, over_and_over, pour, send,
-    send_with, tcp_socket, try_option, udp_socket,
+    INITIATION_LEN, MANY, PORT, as_ctl, dp_socket, marked, over_and_over, send, send_with,
+    tcp_socket, try_option,
 };
 use crate::net::{Family, HOST_V4, HOST_V6, Lab, RESOLVERS, Seen};
-
-use overlay::host::guard::{DNS_BURST_MAX, DNS_RATE, SYN_MAX};
 
 /// A sentence that says what was seen, and what was to be.
 pub(crate) type Outcome = Result<(), String>;
@@ -66,23 +67,23 @@ pub(crate) const ATTACKS: [Check; 27] = [
     check("G10", "a source of another", foreign_source),
     check("G10", "options that lead elsewhere", options),
     check("--lan", "beyond the host's networks", beyond_lan),
-    check("E13", "ctl: UDP and ICMP", ctl_datagrams),
-    check("C08", "ctl: SYN outside the ticket", ctl_syn),
-    check("C08", "ctl: SYN to a ticket's address", ctl_syn_ticket),
-    check("C08", "ctl: bytes to a ticket's address", ctl_bytes),
-    check("C08", "ctl: a closed socket's bytes", ctl_orphan),
-    check("G2", "ctl: the host itself", ctl_own_host),
-    check("G9", "ctl: a flood of names", ctl_names),
+    check("E13", "ctl: UDP and ICMP", ctl::ctl_datagrams),
+    check("C08", "ctl: SYN outside the ticket", ctl::ctl_syn),
+    check("C08", "ctl: SYN to a ticket's address", ctl::ctl_syn_ticket),
+    check("C08", "ctl: bytes to a ticket's address", ctl::ctl_bytes),
+    check("C08", "ctl: a closed socket's bytes", ctl::ctl_orphan),
+    check("G2", "ctl: the host itself", ctl::ctl_own_host),
+    check("G9", "ctl: a flood of names", ctl::ctl_names),
 ];
 
 /// All that must still work.
 pub(crate) const LEGAL: [Check; 6] = [
-    check("legal", "a proven peer gets everything", proven),
-    check("legal", "unproven ones hear the first datagrams", first_datagrams),
-    check("legal", "ctl: a proven address is dialled and talked to", ctl_proven),
-    check("legal", "ctl: names are asked for", ctl_resolves),
-    check("legal", "who was heard is remembered", heard),
-    check("legal", "other programs are left alone", others),
+    check("legal", "a proven peer gets everything", legal::proven),
+    check("legal", "unproven ones hear the first datagrams", legal::first_datagrams),
+    check("legal", "ctl: a proven address is dialled and talked to", legal::ctl_proven),
+    check("legal", "ctl: names are asked for", legal::ctl_resolves),
+    check("legal", "who was heard is remembered", legal::heard),
+    check("legal", "other programs are left alone", legal::others),
 ];
 
 fn at_most(what: &str, seen: u64, most: u64) -> Outcome {
@@ -448,279 +449,6 @@ fn beyond_lan(lab: &Lab, family: Family) -> Outcome {
     at_most("packets", lab.seen().packets, 0)
 }
 
-fn ctl_datagrams(lab: &Lab, family: Family) -> Outcome {
-    let to = SocketAddr::from((lab.fresh(family), PORT));
-    lab.open("proven", family, &path(PORT, to));
-    lab.open("tcp_proven", family, &key(to));
-    let resolver: IpAddr =
-        RESOLVERS[usize::from(family == Family::V6)].parse().expect("an address");
-    lab.reset();
-    as_ctl(lab, || {
-        let socket = udp_socket(family);
-        send(&socket, over_and_over(to), INITIATION_LEN);
-        send(&socket, [(lab.fresh(family), 53).into(), (resolver, 54).into()], INITIATION_LEN);
-        let raw = socket2::Socket::new(
-            if family == Family::V4 { socket2::Domain::IPV4 } else { socket2::Domain::IPV6 },
-            Type::RAW,
-            Some(if family == Family::V4 { Protocol::ICMPV4 } else { Protocol::ICMPV6 }),
-        );
-        let first = if family == Family::V4 { 8 } else { 128 };
-        let raw = raw.expect("this one keeps its privileges");
-        let _ = raw.send_to(&[first, 0, 0, 0, 0, 0, 0, 0], &SocketAddr::new(to.ip(), 0).into());
-    });
-    at_most("packets", lab.seen().packets, 0)
-}
-
-fn ctl_syn(lab: &Lab, family: Family) -> Outcome {
-    let given = SocketAddr::from((lab.fresh(family), PORT));
-    lab.open("tcp_given", family, &key(given));
-    let never = if family == Family::V4 { "169.254.169.254" } else { "fd00:ec2::254" };
-    let never = SocketAddr::from((never.parse::<IpAddr>().expect("an address"), 80));
-    for set in ["tcp_given", "tcp_proven"] {
-        lab.open(set, family, &key(never));
-    }
-    lab.reset();
-    as_ctl(lab, || {
-        let others =
-            [SocketAddr::new(given.ip(), PORT + 1), (lab.fresh(family), PORT).into(), never];
-        let _dialled: Vec<_> = others.iter().map(|to| dial(*to)).collect();
-        lab.world.run(|| thread::sleep(Duration::from_millis(20)));
-    });
-    at_most("SYNs", lab.seen().packets, 0)
-}
-
-fn ctl_syn_ticket(lab: &Lab, family: Family) -> Outcome {
-    // Answers nothing: a network that leads to nobody.
-    let to = SocketAddr::from((lab.silent(family), PORT));
-    lab.open("tcp_given", family, &key(to));
-    lab.reset();
-    as_ctl(lab, || drop((0..20).map(|_| dial(to)).collect::<Vec<_>>()));
-    at_most("SYNs", lab.seen().syns, SYN_MAX as u64)
-}
-
-/// Listens in the world while code runs, and reads all there is for as long as the flag is set.
-fn while_listening<T: Send>(
-    lab: &Lab,
-    family: Family,
-    code: impl FnOnce(SocketAddr, &AtomicBool) -> T + Send,
-) -> T {
-    let at = SocketAddr::from((lab.fresh(family), PORT));
-    let listener = lab.world.run(|| TcpListener::bind(at).expect("an address of the world"));
-    let (done, reads) = (AtomicBool::new(false), AtomicBool::new(true));
-    listener.set_nonblocking(true).expect("set");
-    thread::scope(|scope| {
-        scope.spawn(|| {
-            let mut streams = Vec::new();
-            while !done.load(Ordering::Relaxed) {
-                if let Ok((stream, _)) = listener.accept() {
-                    stream.set_nonblocking(true).expect("set");
-                    streams.push(stream);
-                }
-                let mut buffer = [0; 65_536];
-                for stream in streams.iter_mut().filter(|_| reads.load(Ordering::Relaxed)) {
-                    while std::io::Read::read(stream, &mut buffer).is_ok_and(|len| len > 0) {}
-                }
-                thread::sleep(Duration::from_millis(1));
-            }
-        });
-        let result = code(at, &reads);
-        done.store(true, Ordering::Relaxed);
-        result
-    })
-}
-
-/// More than TCP's headers of as much as an unproven address may get.
-const TCP_BYTES_MAX: u64 = GIVEN_BYTES_MAX as u64 + SYN_MAX as u64 * 80;
-
-fn ctl_bytes(lab: &Lab, family: Family) -> Outcome {
-    let seen = while_listening(lab, family, |to, _| {
-        lab.open("tcp_given", family, &key(to));
-        lab.reset();
-        let _stream = as_ctl(lab, || pour(to, 1 << 20, Duration::from_millis(500)));
-        lab.seen()
-    });
-    at_most("bytes", seen.bytes, TCP_BYTES_MAX)
-}
-
-fn ctl_orphan(lab: &Lab, family: Family) -> Outcome {
-    let seen = while_listening(lab, family, |to, _| {
-        lab.open("tcp_given", family, &key(to));
-        lab.reset();
-        // Closed with all of it in the socket's buffer.
-        as_ctl(lab, || drop(pour(to, 1 << 20, Duration::from_millis(500))));
-        // Retransmissions come at 200 ms, 400 ms and so on.
-        let mut bytes = 0;
-        for _ in 0..10 {
-            thread::sleep(Duration::from_millis(100));
-            bytes += lab.seen().bytes;
-        }
-        bytes
-    });
-    at_most("bytes", seen, TCP_BYTES_MAX)
-}
-
-fn ctl_own_host(lab: &Lab, family: Family) -> Outcome {
-    let loopback: IpAddr = match family {
-        Family::V4 => Ipv4Addr::LOCALHOST.into(),
-        Family::V6 => Ipv6Addr::LOCALHOST.into(),
-    };
-    let own: IpAddr = if family == Family::V4 { HOST_V4.into() } else { HOST_V6.into() };
-    // Even where somebody opened it.
-    let listener = lab.host.run(|| TcpListener::bind((own, 0)).expect("a free port"));
-    let addr = listener.local_addr().expect("bound");
-    lab.open("tcp_given", family, &key(addr));
-    lab.open("tcp_proven", family, &key(addr));
-    lab.reset();
-    as_ctl(lab, || {
-        let _dialled = [dial(addr), dial((loopback, addr.port()).into())];
-        send(&udp_socket(family), [(loopback, 54).into(), (loopback, 9).into()], 10);
-    });
-    at_most("packets", lab.looped().packets, 0)
-}
-
-fn ctl_names(lab: &Lab, family: Family) -> Outcome {
-    let resolver: IpAddr =
-        RESOLVERS[usize::from(family == Family::V6)].parse().expect("an address");
-    lab.reset();
-    let start = Instant::now();
-    as_ctl(lab, || send(&udp_socket(family), over_and_over((resolver, 53).into()), 50));
-    let most = u64::from(DNS_BURST_MAX) + u64::from(DNS_RATE) * (start.elapsed().as_secs() + 1);
-    at_most("questions", lab.seen().packets, most)
-}
-
-fn proven(lab: &Lab, family: Family) -> Outcome {
-    let to = SocketAddr::from((lab.fresh(family), PORT));
-    lab.open("proven", family, &path(PORT, to));
-    let seen = dp(lab, |socket| send(socket, over_and_over(to), 1400));
-    at_least("packets", seen.packets, MANY.into())?;
-    let seen = dp(lab, |socket| {
-        for _ in 0..10 {
-            send_with(socket, to, 60_000, ControlMessage::UdpGsoSegments(&1200));
-        }
-    });
-    at_least("segments", seen.packets, 500)?;
-    // The same from a socket of IPv4 alone.
-    let Family::V4 = family else { return Ok(()) };
-    lab.open("proven", family, &path(PORT + 1, to));
-    lab.reset();
-    lab.host.run(|| {
-        let socket = marked(family, Type::DGRAM, Protocol::UDP);
-        socket.bind(&SocketAddr::from((Ipv4Addr::UNSPECIFIED, PORT + 1)).into()).expect("free");
-        send(&socket.into(), over_and_over(to), 1400)
-    });
-    at_least("packets", lab.seen().packets, MANY.into())
-}
-
-fn first_datagrams(lab: &Lab, family: Family) -> Outcome {
-    let hearsay = lab.fresh(family);
-    let given = ticket(lab, family);
-    let near: IpAddr = match family {
-        Family::V4 => [192, 168, 7, 2].into(),
-        Family::V6 => Ipv6Addr::new(0xfd00, 7, 0, 0, 0, 0, 0, 2).into(),
-    };
-    lab.open("lan", family, &format!("{PORT} . {near}"));
-    let seen = dp(lab, |socket| {
-        send(socket, [443, 1024, 51820].map(|port| SocketAddr::from((hearsay, port))), 1232);
-        send(socket, [given; 8], 1232);
-        send(socket, [(near, PORT).into(); 4], 1232);
-    });
-    at_least("packets", seen.packets, 3 + 8 + 4)
-}
-
-fn ctl_proven(lab: &Lab, family: Family) -> Outcome {
-    while_listening(lab, family, |to, reads| {
-        lab.open("tcp_given", family, &key(to));
-        lab.reset();
-        let (first, _) = as_ctl(lab, || pour(to, 4000, lab.patience))
-            .map_err(|error| format!("the first connection: {error}"))?;
-        at_least("bytes before it is proven", lab.seen().bytes, 4000)?;
-        lab.open("tcp_proven", family, &key(to));
-        lab.reset();
-        let dialled: Vec<_> = as_ctl(lab, || (0..20).map(|_| dial(to)).collect());
-        at_least("SYNs", lab.seen().syns, 20)?;
-        drop((first, dialled));
-        // All of it arrives, also what is left when the socket is closed and nobody's any more.
-        reads.store(false, Ordering::Relaxed);
-        lab.reset();
-        let poured = as_ctl(lab, || pour(to, 1 << 20, lab.patience));
-        let (stream, written) = poured.map_err(|error| format!("the proven one: {error}"))?;
-        at_least("bytes written", written as u64, 1 << 20)?;
-        drop(stream);
-        reads.store(true, Ordering::Relaxed);
-        let (mut bytes, start) = (0, Instant::now());
-        while bytes < 1 << 20 && start.elapsed() < lab.patience {
-            bytes += lab.seen().bytes;
-        }
-        at_least("bytes", bytes, 1 << 20)
-    })
-}
-
-fn ctl_resolves(lab: &Lab, family: Family) -> Outcome {
-    let resolver: IpAddr =
-        RESOLVERS[usize::from(family == Family::V6)].parse().expect("an address");
-    lab.reset();
-    as_ctl(lab, || {
-        send(&udp_socket(family), [(resolver, 53).into(); 10], 50);
-        drop(dial((resolver, 53).into()));
-        let stub: IpAddr = RESOLVERS[2].parse().expect("an address");
-        send(&udp_socket(Family::V4), [(stub, 53).into(); 10], 50);
-    });
-    at_least("questions", lab.seen().packets, 11)?;
-    at_least("questions to the host's own", lab.looped().packets, 10)
-}
-
-fn heard(lab: &Lab, family: Family) -> Outcome {
-    let addr = |lab: &Lab| SocketAddr::from((lab.fresh(family), 5000));
-    let (stranger, proven, awaited) = (addr(lab), addr(lab), addr(lab));
-    lab.open("proven", family, &path(PORT, proven));
-    lab.open("awaited", family, &path(PORT, awaited));
-    lab.reset();
-    for from in [stranger, proven, awaited] {
-        lab.say(from, PORT);
-    }
-    let v = if family == Family::V4 { 4 } else { 6 };
-    let list = |set: &str| {
-        let command = format!("nft list set inet ovl_guard {set}{v}");
-        let has = lab.host.run(|| {
-            let mut words = command.split(' ');
-            let nft = std::process::Command::new(words.next().expect("nft")).args(words).output();
-            nft.map(|output| String::from_utf8_lossy(&output.stdout).into_owned())
-        });
-        has.unwrap_or_default()
-    };
-    for (set, addr) in [("heard", stranger), ("live", proven)] {
-        if !list(set).contains(&path(PORT, addr)) {
-            return Err(format!("{addr} is not in {set}{v}"));
-        }
-    }
-    if !list("awaited").contains("counter packets 1 ") {
-        return Err(format!("{awaited} was not counted"));
-    }
-    if list("heard").contains(&path(PORT, proven)) {
-        return Err("a proven one takes a stranger's place".to_owned());
-    }
-    Ok(())
-}
-
-fn others(lab: &Lab, family: Family) -> Outcome {
-    let to = SocketAddr::from((lab.fresh(family), 53));
-    let near: IpAddr = match family {
-        Family::V4 => [192, 168, 7, 2].into(),
-        Family::V6 => Ipv6Addr::new(0xfd00, 7, 0, 0, 0, 0, 0, 2).into(),
-    };
-    lab.reset();
-    lab.host.run(|| {
-        let socket = udp_socket(family);
-        send(&socket, over_and_over(to), 1400);
-        send(&socket, over_and_over((near, 22).into()), 1400);
-    });
-    at_least("packets", lab.seen().packets, 2 * u64::from(MANY))?;
-    while_listening(lab, family, |to, _| {
-        // A ticket may name whom others know as well.
-        lab.open("tcp_given", family, &key(to));
-        lab.reset();
-        let poured = lab.host.run(|| pour(to, 1 << 20, lab.patience));
-        let (_stream, written) = poured.map_err(|error| format!("another's TCP: {error}"))?;
-        at_least("bytes", written as u64, 1 << 20)
-    })
+fn resolver(family: Family) -> IpAddr {
+    RESOLVERS[usize::from(family == Family::V6)].parse().expect("an address")
 }

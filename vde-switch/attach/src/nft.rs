@@ -7,6 +7,8 @@ use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::io::{self, Write as _};
 use std::process::{Command, Stdio};
+use std::thread;
+use std::time::Duration;
 
 use crate::rules::{Stop, TableName};
 
@@ -49,6 +51,12 @@ pub struct Count {
 
 /// What the rules of one cable have counted, by name.
 pub type Counts = BTreeMap<Stop, Count>;
+
+/// What the program says when its view of the rules was out of date: nothing has changed then.
+const CROSSED: &str = "Interrupted system call";
+/// How often it is run again, and the pause before, longer each time.
+const TRIES_MAX: u32 = 20;
+const PAUSE: Duration = Duration::from_millis(5);
 
 /// The program, found on the path unless said otherwise.
 #[derive(Clone, Debug)]
@@ -164,7 +172,21 @@ impl Nft {
         Ok(all.map(|(_, count)| count.packets).sum())
     }
 
+    /// Runs the program, again if somebody else changed the rules while it looked at them.
     fn run(&self, args: &[&str], script: &str) -> Result<String, NftError> {
+        let mut tries = 0;
+        loop {
+            match self.run_once(args, script) {
+                Err(NftError::Refused(reason)) if reason.contains(CROSSED) && tries < TRIES_MAX => {
+                    tries += 1;
+                    thread::sleep(PAUSE * tries);
+                }
+                done => return done,
+            }
+        }
+    }
+
+    fn run_once(&self, args: &[&str], script: &str) -> Result<String, NftError> {
         let mut child = Command::new(&self.program)
             .args(args.iter().map(OsStr::new))
             .env("LC_ALL", "C")

@@ -19,7 +19,8 @@ pub fn resolvers() -> Vec<IpAddr> {
 /// ```
 /// # use overlay::host::guard::parse_resolvers;
 /// let found = parse_resolvers("# by hand\nnameserver 127.0.0.53\nnameserver fe80::1%eth0\n");
-/// assert_eq!(found, ["127.0.0.53", "fe80::1"].map(|ip| ip.parse().unwrap()));
+/// let expected = ["127.0.0.53", "fe80::1"].map(|ip| ip.parse::<std::net::IpAddr>().unwrap());
+/// assert_eq!(found, expected);
 /// ```
 #[must_use]
 pub fn parse_resolvers(text: &str) -> Vec<IpAddr> {
