@@ -6,8 +6,8 @@
 //! everyone. Networks that the order routes over a station are that station's to speak for.
 //! [`Policy::check`] is [`Frame::trim`], [`Parsed::parse`] (what nobody may say), the length and
 //! offload rules, and [`Policy::admit`] (what this port may say); it remembers nothing and answers
-//! the same to the same frame. Which link-local addresses a station has, and how often it may speak to
-//! groups, are the switch's to remember.
+//! the same to the same frame. Which link-local addresses a station has, and how often it may speak
+//! to groups, are the switch's to remember.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 

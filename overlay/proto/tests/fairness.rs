@@ -2,9 +2,9 @@
 //!
 //! # Theory of operation
 //! Datagrams arrive in the time of a model and wait in a receive buffer of the kernel's size, whose
-//! overflow is lost. The gateway is the real one; its thread takes what waits as the shell does, and
-//! the time that passes meanwhile is what each of its deeds costs, as measured on a machine of two
-//! cores: reading, opening, handing to a tap, sending. The engine is of glass, and counts.
+//! overflow is lost. The gateway is the real one; its thread takes what waits as the shell does,
+//! and the time that passes meanwhile is what each of its deeds costs, as measured on a machine of
+//! two cores: reading, opening, handing to a tap, sending. The engine is of glass, and counts.
 
 use std::collections::VecDeque;
 use std::io::IoSlice;
