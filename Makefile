@@ -3,21 +3,25 @@
 # make bench   prints the figures; ROUNDS=3 SECS=4
 # make bench-vm  the same for a real machine on the segment, next to one on a plain bridge
 # make storm   100 sellers join at once: how long, at what cost (needs root)
-# make soak    the simulation over many seeds; SEEDS=200000 FROM=0
+# make soak    kills of any process under attack (needs root), then the simulation over many seeds;
+#              KILLS=300 SEEDS=200000 FROM=0
 # make build   the programs: overlay-gw, overlay-seller
 # make man     the man pages of both programs, in target/man
+# make deb     the Debian package of both, and one of their line tables, in target (or
+#              CARGO_TARGET_DIR); DEBEMAIL and DEBFULLNAME name who builds it
 # make lint    rustfmt, clippy and rustdoc, as in .ci/run
 
 CARGO ?= cargo
 ROUNDS ?= 3
 SECS ?= 4
+KILLS ?= 300
 SEEDS ?= 200000
 FROM ?= 0
 # One profile and one set of packages for everything, so that each crate is compiled once: cargo
 # would build some again for a single package, whose features unite otherwise.
 PROGRAMS = $${CARGO_TARGET_DIR:-target}/release
 
-.PHONY: build demo test bench bench-vm storm soak man lint preflight clean
+.PHONY: build demo test bench bench-vm storm soak man deb lint preflight clean
 
 build:
 	@$(CARGO) build --release --workspace
@@ -37,11 +41,15 @@ bench-vm: preflight build
 storm: preflight build
 	@exec $(PROGRAMS)/overlay-storm
 
-soak: build
+soak: preflight build
+	@$(PROGRAMS)/overlay-soak --kills $(KILLS)
 	@exec $(PROGRAMS)/overlay-soak --seeds $(SEEDS) --from $(FROM)
 
 man: build
 	@deploy/man.sh $(PROGRAMS) target/man
+
+deb: build
+	@deploy/deb.sh $(PROGRAMS) $${CARGO_TARGET_DIR:-target}
 
 lint:
 	$(CARGO) fmt --all --check

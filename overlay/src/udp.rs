@@ -34,7 +34,11 @@ pub fn bind(addr: SocketAddr) -> io::Result<UdpSocket> {
         socket.set_only_v6(!v6.ip().is_unspecified())?;
     }
     socket.bind(&addr.into())?;
-    Ok(socket.into())
+    let socket = UdpSocket::from(socket);
+    // Here, where there may be the right to force it: the data plane has none.
+    crate::sys::force_buffers(&socket, RECEIVE_BUFFER_LEN, SEND_BUFFER_LEN)
+        .or_else(|_| SockRef::from(&socket).set_recv_buffer_size(RECEIVE_BUFFER_LEN))?;
+    Ok(socket)
 }
 
 /// The socket with its offloads.
@@ -50,15 +54,12 @@ impl Udp {
     pub(crate) fn new(socket: UdpSocket) -> io::Result<Self> {
         let addr = socket.local_addr()?;
         let state = UdpSocketState::new(UdpSockRef::from(&socket))?;
-        let options = SockRef::from(&socket);
-        crate::dataplane::sys::force_buffers(&socket, RECEIVE_BUFFER_LEN, SEND_BUFFER_LEN)
-            .or_else(|_| options.set_recv_buffer_size(RECEIVE_BUFFER_LEN))?;
         Ok(Self { state, v6: addr.is_ipv6(), wildcard: addr.ip().is_unspecified(), socket })
     }
 
     /// Returns how many datagrams the kernel has lost, modulo 2^32, since nobody took them in time.
     pub(crate) fn lost(&self) -> u32 {
-        crate::dataplane::sys::lost(&self.socket).unwrap_or(0)
+        crate::sys::lost(&self.socket).unwrap_or(0)
     }
 
     pub(crate) const fn socket(&self) -> &UdpSocket {

@@ -28,22 +28,23 @@ impl Programs {
     /// # Errors
     /// When they have not been built.
     pub fn find() -> Result<Self> {
-        let own = std::env::current_exe()?;
-        let mut dir = own.parent().context("an executable is in a directory")?;
-        if dir.ends_with("deps") {
-            dir = dir.parent().context("cargo's deps is in a directory")?;
-        }
-        let program = |name: &str| {
-            let path = dir.join(name);
-            ensure!(
-                path.is_file(),
-                "{} is missing: build the programs first (make build)",
-                path.display()
-            );
-            Ok(path)
-        };
-        Ok(Self { gateway: program("overlay-gw")?, seller: program("overlay-seller")? })
+        Ok(Self { gateway: beside("overlay-gw")?, seller: beside("overlay-seller")? })
     }
+}
+
+/// Finds a program that was built together with the caller: in its directory or above it.
+///
+/// # Errors
+/// When it has not been built.
+pub fn beside(name: &str) -> Result<PathBuf> {
+    let own = std::env::current_exe()?;
+    let mut dir = own.parent().context("an executable is in a directory")?;
+    if dir.ends_with("deps") {
+        dir = dir.parent().context("cargo's deps is in a directory")?;
+    }
+    let path = dir.join(name);
+    ensure!(path.is_file(), "{} is missing: build the programs first (make build)", path.display());
+    Ok(path)
 }
 
 /// A running `overlay-gw up`.

@@ -17,7 +17,7 @@ use overlay_proto::transmit::{Delivered, Io, Sent};
 use vde_switch::frame::FRAME_LEN_MAX;
 use vde_switch::vnet::VnetHdr;
 
-use super::{FRAMES_A_TURN, Shared, Tap};
+use super::process::{FRAMES_A_TURN, Shared, Tap};
 use crate::capture::Way;
 use crate::clock;
 use crate::udp::Receiver;
@@ -119,7 +119,7 @@ fn drain(shared: &Shared, tap: &Tap, buffer: &mut [u8], mover: &mut Mover<'_>) {
                 shared.remove_tap(tap.port);
                 let reason = ended.err().map_or("its far end was closed", |error| error.desc());
                 let reason = reason.to_owned();
-                return shared.node.tell(Event::PortLost { port: tap.port, reason });
+                return shared.tell(Event::PortLost { port: tap.port, reason });
             }
         }
     }

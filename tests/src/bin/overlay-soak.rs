@@ -1,18 +1,24 @@
-//! `make soak`: the simulation over many seeds, or one of them again.
+//! `make soak`: the simulation over many seeds, or one of them again; or, by the real programs in a
+//! lab, kills of any of their processes for so many seconds, or storms of a guest.
 //!
 //! ```text
 //! overlay-soak [--seeds 200000] [--from 0] [--threads 2] [--seed N]
+//! overlay-soak --kills SECONDS | --machine-kills SECONDS [--seed N]
+//! overlay-soak --storms SECONDS
 //! ```
 
 #![expect(clippy::print_stdout, reason = "a program whose purpose is to print")]
 
 use std::process::ExitCode;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use overlay_tests::kills::{Kind as Guest, kills};
 use overlay_tests::sim::many::{Summary, many};
 use overlay_tests::sim::run::run;
 use overlay_tests::sim::world::Ring;
+use overlay_tests::storm::{Kind, Scene};
+use overlay_tests::{exit_on_signals, wait_if_interrupted};
 
 /// How many seeds go between two lines.
 const ROUND: u64 = 1000;
@@ -22,19 +28,31 @@ struct Args {
     from: u64,
     threads: usize,
     seed: Option<u64>,
+    in_lab: Option<(InLab, Duration)>,
+}
+
+/// What is done by the real programs.
+#[derive(Clone, Copy)]
+enum InLab {
+    Kills(Guest),
+    Storms,
 }
 
 fn args() -> Result<Args> {
-    let mut args = Args { seeds: 200_000, from: 0, threads: 2, seed: None };
+    let mut args = Args { seeds: 200_000, from: 0, threads: 2, seed: None, in_lab: None };
     let mut words = std::env::args().skip(1);
     while let Some(word) = words.next() {
         let value = words.next().with_context(|| format!("{word} wants a number"))?;
         let number: u64 = value.parse().with_context(|| format!("{word} {value}"))?;
+        let in_lab = |what| Some((what, Duration::from_secs(number)));
         match word.as_str() {
             "--seeds" => args.seeds = number,
             "--from" => args.from = number,
             "--threads" => args.threads = number as usize,
             "--seed" => args.seed = Some(number),
+            "--kills" => args.in_lab = in_lab(InLab::Kills(Guest::Netns)),
+            "--machine-kills" => args.in_lab = in_lab(InLab::Kills(Guest::Machine)),
+            "--storms" => args.in_lab = in_lab(InLab::Storms),
             _ => bail!("{word} is not known; see the head of this program's source"),
         }
     }
@@ -43,6 +61,12 @@ fn args() -> Result<Args> {
 
 fn main() -> Result<ExitCode> {
     let args = args()?;
+    if let Some((what, time)) = args.in_lab {
+        exit_on_signals()?;
+        let outcome = in_lab(what, time, args.seed.unwrap_or(1));
+        wait_if_interrupted();
+        return outcome.map(|is_well| ExitCode::from(u8::from(!is_well)));
+    }
     if let Some(seed) = args.seed {
         let outcome = run(seed, Ring::Seeded, None);
         println!("{outcome:#?}");
@@ -62,4 +86,28 @@ fn main() -> Result<ExitCode> {
         println!("seed {seed}: {violation}\nreplay: overlay-soak --seed {seed}");
     }
     Ok(ExitCode::from(u8::from(total.failed.is_some())))
+}
+
+/// Plays in a lab; tells whether all was well.
+fn in_lab(what: InLab, time: Duration, seed: u64) -> Result<bool> {
+    match what {
+        InLab::Kills(guest) => {
+            let report = kills(guest, time, seed, |line| println!("{line}"))?;
+            println!("\n{}", report.describe());
+            Ok(report.seen.escaped() == 0
+                && report.seen.carried() > 0
+                && report.leftovers.is_empty())
+        }
+        InLab::Storms => {
+            let scene = Scene::set()?;
+            let calm = scene.calm(time)?;
+            let mut is_well = true;
+            for kind in Kind::ALL {
+                let weather = scene.weather(kind, calm, time)?;
+                println!("{}", weather.describe());
+                is_well &= weather.tracked.unwrap_or(0) == 0;
+            }
+            Ok(is_well)
+        }
+    }
 }

@@ -75,12 +75,31 @@ fn build(kernel: &Kernel) -> Result<Vec<u8>> {
         all.extend(libraries(&path)?);
         root.file(&format!("bin/{program}"), 0o755, &fs::read(path)?);
     }
-    // The loader has a fixed place; it looks for the others in /lib.
-    for library in all {
-        let place = if library.starts_with("/lib64") { "lib64" } else { "lib" };
-        root.file(&format!("{place}/{}", file_name(&library)?), 0o755, &fs::read(&library)?);
-    }
+    put(&mut root, &all)?;
     Ok(root.finish())
+}
+
+/// Returns an initramfs with one more program in its `bin`, without its debugging symbols, and the
+/// libraries that it needs: the kernel unpacks one archive after the other.
+///
+/// # Errors
+/// When a file cannot be read, or strip(1) is not installed.
+pub fn with_program(initramfs: &Path, program: &Path) -> Result<Vec<u8>> {
+    let stripped = tempfile::NamedTempFile::new()?.into_temp_path();
+    must(Command::new("strip").arg("-o").args([stripped.as_ref(), program]))?;
+    let mut more = Archive::default();
+    more.file(&format!("bin/{}", file_name(program)?), 0o755, &fs::read(&stripped)?);
+    put(&mut more, &libraries(program)?.into_iter().collect())?;
+    Ok([fs::read(initramfs)?, more.finish()].concat())
+}
+
+/// Adds libraries. The loader has a fixed place; it looks for the others in /lib.
+fn put(root: &mut Archive, libraries: &BTreeSet<PathBuf>) -> Result<()> {
+    for library in libraries {
+        let place = if library.starts_with("/lib64") { "lib64" } else { "lib" };
+        root.file(&format!("{place}/{}", file_name(library)?), 0o755, &fs::read(library)?);
+    }
+    Ok(())
 }
 
 /// Finds a program: one that deploy/preflight.sh has unpacked, or one of this machine.

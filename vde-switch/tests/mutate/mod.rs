@@ -1,10 +1,9 @@
-//! Changed frames without end, from a seed.
+//! Changed frames without end, from a seed: the attack catalogue and legal traffic, bit by bit,
+//! byte by byte, cut, spliced, lengthened, and with one address in the place of another.
 //!
 //! # Theory of operation
-//! [`mutated`] takes a row of the attack catalogue or of legal traffic and changes it up to three
-//! times: bits, bytes and words with a meaning, cut, spliced with another, lengthened, an extension
-//! header more, one address in the place of another. Half of the time the IP length is put right
-//! again, so that what lies behind it is reached; at times the virtio-net header is changed, too.
+//! One seed is one sequence: a frame of the catalogue or of legal traffic is taken and changed once
+//! or a few times. What a frame has become is for the oracle to say, not for this.
 
 #![allow(dead_code, unreachable_pub, reason = "shared, and each test uses some")]
 

@@ -1,0 +1,28 @@
+//! Any process of the programs killed or stopped at any moment: nothing escapes, nothing is left,
+//! and the same command brings everything back (G4, G26, K01).
+
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use overlay_tests::kills::{Kind, kills};
+
+/// How long it is done here; `make soak` does it for longer.
+const TIME: Duration = Duration::from_secs(20);
+/// Fewest kills in that time, on a machine that is busy besides.
+const KILLS_MIN: u32 = 3;
+/// Four times what a recovery is meant to take.
+const RECOVERY_MAX: Duration = Duration::from_secs(20);
+const SEED: u64 = 5;
+
+#[test]
+fn kills_and_stops_of_any_process_leave_nothing_and_let_nothing_out() -> Result<()> {
+    let report = kills(Kind::Netns, TIME, SEED, |line| eprintln!("{line}"))?;
+    eprintln!("{}", report.describe());
+    ensure!(report.kill_count() >= KILLS_MIN, "only {} kills", report.kill_count());
+    ensure!(report.seen.escaped() == 0, "escapes: {}", report.describe());
+    ensure!(report.seen.carried() > 0, "nothing was carried: {}", report.describe());
+    ensure!(report.leftovers.is_empty(), "left behind: {}", report.describe());
+    let worst = report.recoveries.last().copied().unwrap_or_default();
+    ensure!(worst < RECOVERY_MAX, "a recovery took {worst:?}: {}", report.describe());
+    Ok(())
+}
