@@ -7,6 +7,8 @@
 #              KILLS=300 SEEDS=200000 FROM=0
 # make build   the programs: overlay-gw, overlay-seller
 # make man     the man pages of both programs, in target/man
+# make deb     the Debian package of both, and one of their line tables, in target (or
+#              CARGO_TARGET_DIR); DEBEMAIL and DEBFULLNAME name who builds it
 # make lint    rustfmt, clippy and rustdoc, as in .ci/run
 
 CARGO ?= cargo
@@ -19,7 +21,7 @@ FROM ?= 0
 # would build some again for a single package, whose features unite otherwise.
 PROGRAMS = $${CARGO_TARGET_DIR:-target}/release
 
-.PHONY: build demo test bench bench-vm storm soak man lint preflight clean
+.PHONY: build demo test bench bench-vm storm soak man deb lint preflight clean
 
 build:
 	@$(CARGO) build --release --workspace
@@ -45,6 +47,9 @@ soak: preflight build
 
 man: build
 	@deploy/man.sh $(PROGRAMS) target/man
+
+deb: build
+	@deploy/deb.sh $(PROGRAMS) $${CARGO_TARGET_DIR:-target}
 
 lint:
 	$(CARGO) fmt --all --check

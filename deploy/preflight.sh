@@ -82,6 +82,8 @@ check() {
   need groff groff-base
   need make make
   need cc build-essential
+  need dpkg-shlibdeps dpkg-dev
+  need lintian lintian
   check_guests
 
   local rust

@@ -3,9 +3,11 @@
 mod api;
 mod args;
 mod ask;
+mod helper;
 mod invite;
 mod manage;
 mod order;
+mod segment;
 mod setting;
 mod up;
 
@@ -22,6 +24,9 @@ use crate::args::{Cli, Command, FILES};
 const PROGRAM: &str = "overlay-gw";
 
 fn main() -> ExitCode {
+    if let Some(ended) = overlay::dataplane::process::role() {
+        return ended;
+    }
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => return usage(&error),

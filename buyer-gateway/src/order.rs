@@ -28,6 +28,8 @@ const BUSY_AFTER_MAX: Duration = Duration::from_secs(2);
 #[derive(Debug)]
 pub(crate) struct Book {
     store: Store,
+    /// Whether its file was made now.
+    pub(crate) is_new: bool,
     /// What it says.
     pub(crate) registry: Registry,
     /// The secret of the gateway's data plane.
@@ -48,15 +50,15 @@ impl Book {
     ) -> anyhow::Result<Self> {
         let key = state.node_key()?;
         let path = state.store_path(Kind::Order, name.as_str());
-        let (store, stored) = match open_patiently(|| Store::open(&path)) {
+        let (store, stored, is_new) = match open_patiently(|| Store::open(&path)) {
             Err(StoreError::Absent(_)) => {
                 let made = create(&key, name, subnet, routes)?;
-                (Store::create(&path)?, made)
+                (Store::create(&path)?, made, true)
             }
             store => {
                 let store = store?;
                 let stored = records::load_order(&store)?;
-                (store, stored)
+                (store, stored, false)
             }
         };
         let known = stored.order.subnet;
@@ -67,7 +69,7 @@ impl Book {
             return Err(Fault::new(Exit::Usage, text).into());
         }
         check_free(known, routes, "remove that route, or make another order with --subnet")?;
-        Self::new(store, key, stored)
+        Self::new(store, is_new, key, stored)
     }
 
     /// Opens an order that is there and does not run.
@@ -76,14 +78,14 @@ impl Book {
         let store = open_patiently(|| Store::open(&path))?;
         let stored = records::load_order(&store)?;
         let key = state.node_key()?;
-        Self::new(store, key, stored)
+        Self::new(store, false, key, stored)
     }
 
-    fn new(store: Store, key: NodeKey, stored: StoredOrder) -> anyhow::Result<Self> {
+    fn new(store: Store, is_new: bool, key: NodeKey, stored: StoredOrder) -> anyhow::Result<Self> {
         let StoredOrder { order, data_key, tickets, slots } = stored;
         let (unix_now, now) = (clock::unix_seconds(), clock::now());
         let registry = Registry::open(key.clone(), order, tickets, slots, unix_now, now)?;
-        let book = Self { store, registry, data_key, key };
+        let book = Self { store, is_new, registry, data_key, key };
         let mut changes = records::changes(&[Record::Order(book.registry.order_record().clone())]);
         changes.push(records::order_secret(&book.data_key));
         book.store.write(&changes)?;

@@ -98,11 +98,17 @@ pub fn sentence<'a>(
     program: &str,
     causes: impl Iterator<Item = &'a (dyn Error + 'static)>,
 ) -> String {
-    let mut line = program.to_owned();
+    format!("{program}: {}", text_of(causes))
+}
+
+/// As [`sentence`], without the program's name.
+pub fn text_of<'a>(causes: impl Iterator<Item = &'a (dyn Error + 'static)>) -> String {
+    let mut line = String::new();
     for text in causes.map(ToString::to_string) {
         let text = without_numbers(text.split_whitespace().collect::<Vec<_>>().join(" "));
         if !line.contains(&text) {
-            line.push_str(": ");
+            let colon = if line.is_empty() { "" } else { ": " };
+            line.push_str(colon);
             line.push_str(&text);
         }
     }

@@ -2,13 +2,16 @@
 
 pub mod capture;
 pub mod clock;
+pub mod confine;
 pub mod datakey;
 pub mod dataplane;
 pub mod documented;
 pub mod drops;
 pub mod duration;
 pub mod exit;
+pub mod helper;
 pub mod host;
+pub mod ipc;
 pub mod keyfile;
 pub mod local;
 pub mod log;
@@ -23,4 +26,5 @@ pub mod records;
 pub mod signals;
 pub mod state;
 pub mod store;
+mod sys;
 pub mod udp;

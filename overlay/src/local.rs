@@ -19,7 +19,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use nix::cmsg_space;
-use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, recvmsg, sendmsg};
+use nix::sys::socket::{
+    AddressFamily, Backlog, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType,
+    UnixAddr, bind, listen, recvmsg, sendmsg, socket,
+};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -29,8 +32,8 @@ use tokio::io::{
 use tokio::net::{UnixListener, UnixStream as AsyncUnixStream};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
-use crate::dataplane::sys::own;
 use crate::state;
+use crate::sys::own;
 
 /// Most connections at once.
 pub const CONNECTIONS_MAX: usize = 16;
@@ -42,6 +45,8 @@ pub const ANSWER_LEN_MAX: u64 = 4 * 1024 * 1024;
 const FIRST_PART_LEN_MAX: usize = 4096;
 /// How long either side waits for the other.
 pub const ANSWER_AFTER_MAX: Duration = Duration::from_secs(10);
+/// Connections that wait to be accepted.
+const BACKLOG: i32 = 128;
 /// Requests that wait for the event loop.
 const CALLS_MAX: usize = 16;
 
@@ -73,27 +78,57 @@ impl From<Value> for Answer {
 #[derive(Debug)]
 pub struct Server<Q> {
     calls: mpsc::Receiver<Call<Q>>,
+    _bound: Bound,
+}
+
+/// A socket with its place in the file system, at which nobody listens yet: whoever asks is told
+/// that no program runs. Its file is gone when this is dropped, as far as the process may do that.
+#[derive(Debug)]
+pub struct Bound {
+    socket: OwnedFd,
     path: PathBuf,
 }
 
-impl<Q: DeserializeOwned + Send + 'static> Server<Q> {
-    /// Listens at a path, where a dead program's socket makes way.
+impl Bound {
+    /// Takes the path, where a dead program's socket makes way.
     ///
-    /// Must run inside a tokio runtime. Whoever holds the store may do this, nobody else: the
-    /// store's lock says that the socket's owner is dead.
+    /// Whoever holds the store may do this, nobody else: the store's lock says that the socket's
+    /// owner is dead.
     ///
     /// # Errors
     /// The system's.
-    pub fn listen(path: &Path) -> io::Result<Self> {
+    pub fn at(path: &Path) -> io::Result<Self> {
         match fs::remove_file(path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
         }
-        let listener = with_short_path(path, UnixListener::bind)?;
+        let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+        let socket = socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
+        with_short_path(path, |short| Ok(bind(socket.as_raw_fd(), &UnixAddr::new(&short)?)?))?;
         state::give_socket_to_sudo_user(path)?;
+        Ok(Self { socket, path: path.to_owned() })
+    }
+}
+
+impl Drop for Bound {
+    fn drop(&mut self) {
+        // Gone already, or the helper's to remove.
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+impl<Q: DeserializeOwned + Send + 'static> Server<Q> {
+    /// Listens. Must run inside a tokio runtime.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn listen(bound: Bound) -> io::Result<Self> {
+        listen(&bound.socket, Backlog::new(BACKLOG)?)?;
+        let listener = std::os::unix::net::UnixListener::from(bound.socket.try_clone()?);
+        let listener = UnixListener::from_std(listener)?;
         let (sender, calls) = mpsc::channel(CALLS_MAX);
         tokio::spawn(accept(listener, sender));
-        Ok(Self { calls, path: path.to_owned() })
+        Ok(Self { calls, _bound: bound })
     }
 
     /// Returns the next request.
@@ -102,13 +137,6 @@ impl<Q: DeserializeOwned + Send + 'static> Server<Q> {
             Some(call) => call,
             None => std::future::pending().await, // the accepting task has ended: nobody asks
         }
-    }
-}
-
-impl<Q> Drop for Server<Q> {
-    fn drop(&mut self) {
-        // Gone already, or in a folder that is: nothing is left behind either way.
-        let _ = fs::remove_file(&self.path);
     }
 }
 
@@ -320,7 +348,9 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("x".repeat(100)).join("s.sock");
         fs::create_dir(path.parent().expect("a folder")).expect("made");
-        let task = tokio::spawn(double(Server::listen(&path).expect("listening")));
+        let task = tokio::spawn(double(
+            Server::listen(Bound::at(&path).expect("bound")).expect("listening"),
+        ));
         let asked = path.clone();
         tokio::task::spawn_blocking(move || {
             let mut client = Client::connect(&asked).expect("allowed").expect("listening");
@@ -342,7 +372,8 @@ mod tests {
     async fn a_descriptor_comes_with_its_answer_and_an_answer_without_one_is_none() {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("s.sock");
-        let mut server: Server<bool> = Server::listen(&path).expect("listening");
+        let mut server: Server<bool> =
+            Server::listen(Bound::at(&path).expect("bound")).expect("listening");
         let (mut ours, theirs) = UnixStream::pair().expect("a pair");
         let task = tokio::spawn(async move {
             let mut theirs = Some(OwnedFd::from(theirs));

@@ -1,6 +1,6 @@
 //! The log: to stderr, since stdout is the programs' contract.
 
-use std::io::{self, IsTerminal};
+use std::io::{self, IsTerminal, Write};
 
 use tracing_subscriber::EnvFilter;
 
@@ -19,7 +19,20 @@ pub fn init(verbosity: u8) {
     // A second call, as tests in one process make, leaves the first log in place.
     let _ = tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(io::stderr)
+        .with_writer(|| Quiet)
         .with_ansi(io::stderr().is_terminal())
         .try_init();
+}
+
+/// Writes to stderr what that takes: a log on a full disk is no reason to stop.
+struct Quiet;
+
+impl Write for Quiet {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        Ok(io::stderr().write(bytes).unwrap_or(bytes.len()))
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }

@@ -2,6 +2,8 @@
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
+use std::thread;
+use std::time::Duration;
 
 use crate::udp;
 
@@ -9,6 +11,11 @@ use crate::udp;
 pub const PORT_USUAL: u16 = 7770;
 /// How many numbers from the usual one on are tried: leases that fit on one host.
 const PORTS_TRIED_MAX: u16 = 256;
+
+/// How often a remembered port is tried, and the pause between two tries: the processes of a
+/// program that was killed let go of it one after the other.
+const REMEMBERED_TRIES: u32 = 20;
+const REMEMBERED_INTERVAL: Duration = Duration::from_millis(50);
 
 /// The sockets' addresses and the UDP socket itself, which holds the number from here on.
 #[derive(Debug)]
@@ -21,7 +28,8 @@ pub struct Listening {
     pub port: u16,
 }
 
-/// Opens the given addresses, or the remembered port, or the first free one from 7770 on.
+/// Opens the given addresses, or the remembered port, which is waited for a second, or the first
+/// free one from 7770 on.
 ///
 /// # Errors
 /// [`PortError`] says which address is taken; a given one is never replaced by another.
@@ -34,15 +42,20 @@ pub fn listen(given: &[SocketAddr], remembered: Option<u16>) -> Result<Listening
         let taken = |source| PortError::Taken { addr: *first, source };
         return open(udp_at, given.to_vec()).map_err(taken);
     }
-    let usual = PORT_USUAL..PORT_USUAL + PORTS_TRIED_MAX;
-    remembered
-        .into_iter()
-        .chain(usual)
-        .find_map(|port| {
-            let v4 = SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), port);
-            open(any(port), vec![any(port)]).or_else(|_| open_v4_only(v4)).ok()
-        })
-        .ok_or(PortError::NoneFree)
+    if let Some(port) = remembered {
+        for _ in 0..REMEMBERED_TRIES {
+            match open_any(port) {
+                Some(listening) => return Ok(listening),
+                None => thread::sleep(REMEMBERED_INTERVAL),
+            }
+        }
+    }
+    (PORT_USUAL..PORT_USUAL + PORTS_TRIED_MAX).find_map(open_any).ok_or(PortError::NoneFree)
+}
+
+fn open_any(port: u16) -> Option<Listening> {
+    let v4 = SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), port);
+    open(any(port), vec![any(port)]).or_else(|_| open_v4_only(v4)).ok()
 }
 
 /// All addresses of the host, IPv4 ones too.

@@ -194,7 +194,8 @@ pub(crate) fn give_socket_to_sudo_user(path: &Path) -> io::Result<()> {
 }
 
 /// Returns who ran sudo, if this is root by sudo.
-fn sudo_user() -> Option<(u32, u32)> {
+#[must_use]
+pub fn sudo_user() -> Option<(u32, u32)> {
     let id = |name| env::var(name).ok()?.parse().ok();
     nix::unistd::geteuid().is_root().then_some((id("SUDO_UID")?, id("SUDO_GID")?))
 }

@@ -34,7 +34,11 @@ pub fn bind(addr: SocketAddr) -> io::Result<UdpSocket> {
         socket.set_only_v6(!v6.ip().is_unspecified())?;
     }
     socket.bind(&addr.into())?;
-    Ok(socket.into())
+    let socket = UdpSocket::from(socket);
+    // Here, where there may be the right to force it: the data plane has none.
+    crate::sys::force_buffers(&socket, RECEIVE_BUFFER_LEN, SEND_BUFFER_LEN)
+        .or_else(|_| SockRef::from(&socket).set_recv_buffer_size(RECEIVE_BUFFER_LEN))?;
+    Ok(socket)
 }
 
 /// The socket with its offloads.
@@ -50,10 +54,12 @@ impl Udp {
     pub(crate) fn new(socket: UdpSocket) -> io::Result<Self> {
         let addr = socket.local_addr()?;
         let state = UdpSocketState::new(UdpSockRef::from(&socket))?;
-        let options = SockRef::from(&socket);
-        crate::dataplane::sys::force_buffers(&socket, RECEIVE_BUFFER_LEN, SEND_BUFFER_LEN)
-            .or_else(|_| options.set_recv_buffer_size(RECEIVE_BUFFER_LEN))?;
         Ok(Self { state, v6: addr.is_ipv6(), wildcard: addr.ip().is_unspecified(), socket })
+    }
+
+    /// Returns how many datagrams the kernel has lost, modulo 2^32, since nobody took them in time.
+    pub(crate) fn lost(&self) -> u32 {
+        crate::sys::lost(&self.socket).unwrap_or(0)
     }
 
     pub(crate) const fn socket(&self) -> &UdpSocket {
@@ -148,4 +154,24 @@ impl Receiver {
 /// Says whether an address may be asked for as a datagram's source.
 fn is_usable(ip: &IpAddr) -> bool {
     !ip.is_unspecified() && !ip.is_multicast() && *ip != IpAddr::V6(Ipv6Addr::LOCALHOST)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_nobody_took_in_time_is_counted() {
+        let socket = bind(([127, 0, 0, 1], 0).into()).expect("a loopback address");
+        let udp = Udp::new(socket).expect("offloads");
+        SockRef::from(udp.socket()).set_recv_buffer_size(4096).expect("a small buffer");
+        let to = udp.socket().local_addr().expect("it is bound");
+        let sender = UdpSocket::bind(("127.0.0.1", 0)).expect("a loopback address");
+        sender.send_to(&[0; 1000], to).expect("loopback takes all");
+        assert_eq!(udp.lost(), 0);
+        for _ in 0..100 {
+            sender.send_to(&[0; 1000], to).expect("loopback takes all");
+        }
+        assert!((90..=100).contains(&udp.lost()), "{} of 100 were lost", udp.lost());
+    }
 }

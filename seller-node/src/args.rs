@@ -42,6 +42,8 @@ pub(crate) enum Command {
     Leave(Leave),
     /// Captures the frames of a guest of this host at its port, as pcapng
     Pcap(Pcap),
+    /// Proves on this host that a guest reaches its segment and nothing else; as root
+    Audit(Audit),
     /// Prints a completion script: load it by `source <(overlay-seller completions bash)`
     Completions(CompletionsArgs),
     /// Prints a man page: read it by `overlay-seller man | man -l -`
@@ -158,6 +160,13 @@ pub(crate) struct Pcap {
     pub(crate) how: PcapArgs,
 }
 
+#[derive(Debug, Args)]
+pub(crate) struct Audit {
+    /// Prints one JSON object a line
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
 /// What the man pages say of files; the state directory goes without saying.
 pub(crate) const FILES: [(&str, &str); 3] = [
     ("node.pem", "The key of this node, in the state directory: the buyers' tickets hang on it."),
@@ -243,6 +252,8 @@ mod tests {
             "overlay-seller leave farm",
             "overlay-seller pcap",
             "overlay-seller pcap farm/g1 --full --count 3 -w x.pcapng",
+            "overlay-seller audit",
+            "overlay-seller audit --json",
             "overlay-seller completions zsh",
             "overlay-seller man join",
         ] {

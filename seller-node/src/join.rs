@@ -2,31 +2,36 @@
 //!
 //! # Theory of operation
 //! Everything that can be refused on this host is checked before anybody is contacted: programs,
-//! ticket, namespace, state, port, dial rules. Then the gateway is dialled and shown the ticket;
-//! what it grants is verified; only then the guest gets its interface. [`serve::Member`] is the
-//! one event loop that moves messages between control connection, data plane and local commands.
+//! ticket, namespace, state, port, dial rules. Then the program becomes two: the helper
+//! ([`crate::helper`]) stays root, the rest opens what is the node's (key, lease, port, local
+//! socket) and leaves root. It dials the gateway and shows it the ticket; what that grants is
+//! verified; only then the guest gets its interface. [`serve::Member`] is the one event loop that
+//! moves messages between control connection, helper, data plane and local commands.
 //!
 //! # Limits
 //! One guest a process. Several processes share a state directory: each has its own lease file.
 
 mod dial;
+mod hands;
 pub(crate) mod lease;
 mod link;
 mod report;
-pub(crate) mod seat;
 mod serve;
 mod story;
 
 use std::net::SocketAddr;
+use std::os::fd::AsFd;
 use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
 use overlay::clock;
-use overlay::dataplane::{DataPlane, DataPlaneConfig};
+use overlay::confine::service_user;
+use overlay::dataplane::DataPlane;
 use overlay::exit::{Exit, Fault};
+use overlay::helper::{self, Leftovers, Part};
 use overlay::host::addresses::own_addresses;
-use overlay::local::Server;
+use overlay::local::{Bound, Server};
 use overlay::ports::{self, Listening};
 use overlay::preflight;
 use overlay::signals::Signals;
@@ -40,12 +45,15 @@ use overlay_proto::names::Name;
 use overlay_proto::ticket::Ticket;
 use tokio::runtime;
 
+use self::hands::{Facts, Host};
 use self::lease::Lease;
 use self::link::{Link, LinkEvent};
 use self::report::Report;
-use self::seat::Seat;
 use self::serve::{Member, Parts};
 use crate::args::{Conduct, Join, Place, Resume};
+use crate::helper::Desk;
+use crate::helper::ask::{Ask, Tell, Wiring};
+use crate::helper::seat::Seat;
 
 /// Longest wait for tasks that do not end by themselves.
 const SHUTDOWN_AFTER: Duration = Duration::from_millis(500);
@@ -69,51 +77,87 @@ fn join_at(state: Option<&Path>, ticket: Ticket, place: &Place) -> anyhow::Resul
     join(state, ticket, &place.conduct, seat)
 }
 
-/// Joins with a guest at `seat`, until it ends. To be called by the program's first thread: what a
-/// seat starts may live as long as that.
+/// Joins with a guest at `seat`, until it ends. To be called by the program's first thread, before
+/// it has started others.
 pub(crate) fn join(
     state: Option<&Path>,
     ticket: Ticket,
     place: &Conduct,
-    seat: Seat,
+    mut seat: Seat,
 ) -> anyhow::Result<Exit> {
+    let lan = if place.lan { Lan::Allowed } else { Lan::Refused };
+    let rules = DialRules { lan, links: own_addresses() };
+    let user = service_user()?;
+    crate::audit::ensure()?;
+    let words = seat.words();
+    let facts = seat.machine().map(|machine| {
+        let (program, accel, console) = machine.facts();
+        Facts { program, accel, console }
+    });
+    let hands = match helper::split()? {
+        Part::Helper(helper) => {
+            return Ok(crate::helper::serve(helper, Desk { seat, rules, user }));
+        }
+        Part::Control(hands) => hands,
+    };
+    // It is the helper's: what it has taken is not given back here.
+    std::mem::forget(seat);
+
     let state = StateDir::open(state)?;
     let key = state.node_key()?;
     let lease = Lease::open(&state, &ticket)?;
     let remembered = Some(lease.stored.port).filter(|port| *port != 0);
     let listening = ports::listen(place.listen.as_slice(), remembered)?;
     let socket = state.socket_path(Kind::Lease, &lease::name(&ticket));
+    let bound = Bound::at(&socket)
+        .with_context(|| format!("{} cannot be listened on", socket.display()))?;
+    let file = vec![lease.path.clone()];
+    let unless_kept = if lease.is_new { file.clone() } else { Vec::new() };
+    let leftovers = Leftovers { always: vec![socket], unless_kept, if_forgotten: file };
+    let Listening { udp, tcp: _, port } = listening;
+    hands.ask(&Ask::Ready { port, leftovers }, &[udp.as_fd()])?;
+    if let (Tell::Refused { exit, text }, _) = hands.wait()? {
+        return Err(hands::fault(exit, text).into());
+    }
+    drop(udp);
+    hands.leave_root(user, false).context("this process cannot give up its rights")?;
+
+    let host = Host::new(hands, words, facts);
+    let start = Start { host, place, rules, ticket, key, lease, bound, port };
     let runtime = runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
-    let ended = runtime.block_on(serve(&socket, place, ticket, seat, key, lease, listening));
+    let ended = runtime.block_on(serve(start));
     runtime.shutdown_timeout(SHUTDOWN_AFTER);
     ended.map(|()| Exit::Done)
 }
 
-async fn serve(
-    socket: &Path,
-    place: &Conduct,
+/// What the control process has when it leaves root.
+struct Start<'a> {
+    host: Host,
+    place: &'a Conduct,
+    rules: DialRules,
     ticket: Ticket,
-    mut seat: Seat,
     key: NodeKey,
-    mut lease: Lease,
-    listening: Listening,
-) -> anyhow::Result<()> {
+    lease: Lease,
+    bound: Bound,
+    port: u16,
+}
+
+async fn serve(start: Start<'_>) -> anyhow::Result<()> {
+    let Start { mut host, place, rules, ticket, key, mut lease, bound, port } = start;
     let started_at = clock::now();
     let mut signals = Signals::listen()?;
-    let Listening { udp, tcp: _, port } = listening;
-    let lan = if place.lan { Lan::Allowed } else { Lan::Refused };
-    let rules = DialRules { lan, links: own_addresses() };
     let gateway = dial::gateway_addresses(&ticket.body().addresses, &rules).await?;
+    host.say(&Ask::Dial(gateway.clone()))?;
     let candidates = own_candidates(place, &rules, port);
     let (buyer, slot) = (ticket.buyer(), ticket.body().slot);
-    let host = SellerHost {
+    let own = SellerHost {
         seller: key.id(),
         data_key: lease.stored.data_key.public(),
         only_buyer: place.only_buyer,
         rules,
         gateway: gateway.clone(),
     };
-    let mut membership = Membership::new(ticket.clone(), host);
+    let mut membership = Membership::new(ticket.clone(), own);
     let mut link = Link::new(key, gateway, buyer);
     let welcome = tokio::select! {
         welcome = first_join(&mut membership, &mut link) => welcome,
@@ -121,37 +165,39 @@ async fn serve(
     };
     let welcome = match welcome {
         Err(error) if error.is::<Evicted>() => {
-            lease.forget();
+            host.say(&Ask::Forget)?;
             return Err(error);
         }
         welcome => welcome?,
     };
+    if let Some(addr) = link.remote() {
+        host.say(&Ask::Joined(addr))?;
+    }
     let commands = membership.handle_welcome(&welcome, clock::now())?;
     let (Some(grant), Some(config)) = (membership.grant(), membership.config()) else {
         bail!("the gateway granted nothing");
     };
-    let tap = seat.plug(grant, config)?;
     let (station, limits) = (grant.station, grant.limits);
+    let wiring = Wiring { station, segment: config.segment, routes: config.routes.clone() };
+    let cable = host.ask_fd(&Ask::Plug(wiring.clone())).await?;
     lease.keep(&ticket, port)?;
+    host.say(&Ask::Keep)?;
 
-    let config = DataPlaneConfig { key: lease.stored.data_key.secret(), slot, udp };
-    let dataplane = DataPlane::start(config).context("the data plane does not start")?;
+    let socket = host.ask_fd(&Ask::Start).await?;
+    let dataplane = DataPlane::over(socket, &lease.stored.data_key, slot)
+        .context("the data plane does not start")?;
     tell(&dataplane, &commands)?;
-    dataplane.attach(LocalPort::GUEST, vec![station], limits, tap)?;
+    dataplane.attach(LocalPort::GUEST, vec![station], limits, cable)?;
     let hello = membership.hello(candidates.clone()).context("the gateway granted nothing")?;
     link.open(hello);
-    let mut local = Server::listen(socket)
-        .with_context(|| format!("{} cannot be listened on", socket.display()))?;
+    let mut local = Server::listen(bound).context("the local socket cannot be listened on")?;
     let report = if place.json { Report::Json } else { Report::Text };
     let keep = place.keep;
-    let parts = Parts { membership, link, dataplane, seat, report, candidates, port, keep };
+    let parts = Parts { membership, link, dataplane, host, wiring, report, candidates, port, keep };
     let ended = Member::new(parts, started_at).run(&mut local, signals).await;
-    // The interface is gone with the data plane; the local socket and the lease's lock go last.
     drop(local);
-    match &ended {
-        Err(error) if error.is::<Evicted>() => lease.forget(),
-        _ => drop(lease),
-    }
+    // The lease's lock goes last.
+    drop(lease);
     ended
 }
 

@@ -3,6 +3,8 @@
 mod api;
 mod args;
 mod ask;
+mod audit;
+mod helper;
 mod join;
 mod run;
 mod ticket;
@@ -20,6 +22,10 @@ use crate::args::{Cli, Command, FILES};
 const PROGRAM: &str = "overlay-seller";
 
 fn main() -> ExitCode {
+    let roles = overlay::dataplane::process::role();
+    if let Some(ended) = roles.or_else(helper::seat::stream::role).or_else(audit::role) {
+        return ended;
+    }
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => return usage(&error),
@@ -44,6 +50,7 @@ fn run(cli: Cli) -> anyhow::Result<Exit> {
         Command::Status(args) => ask::status(state, &args),
         Command::Leave(args) => ask::leave(state, &args),
         Command::Pcap(args) => ask::pcap(state, &args),
+        Command::Audit(args) => audit::run(&args),
         Command::Completions(args) => {
             line(manual::completions(Cli::command(), args.shell).trim_end())?;
             Ok(Exit::Done)

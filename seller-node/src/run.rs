@@ -15,12 +15,11 @@
 //! # Limits
 //! One machine a process. Its memory and processor time are limited by the line alone.
 
-mod console;
+pub(crate) mod console;
 mod files;
 mod kvm;
 pub(crate) mod launch;
 pub(crate) mod scratch;
-mod sys;
 pub(crate) mod terminal;
 mod vet;
 
@@ -32,6 +31,7 @@ use std::path::{Path, PathBuf};
 use std::process;
 
 use anyhow::Context;
+use overlay::confine::is_mapped;
 use overlay::exit::{Exit, Fault};
 use overlay::preflight::{self, Need};
 use overlay::state::StateDir;
@@ -40,7 +40,7 @@ use self::console::Console;
 use self::files::Opened;
 use self::launch::{Accel, Launch};
 use crate::args::Run;
-use crate::join::seat::{Seat, VmSeat};
+use crate::helper::seat::{Seat, VmSeat};
 use crate::join::{self, lease};
 
 /// Machines' users begin here, in a range that no distribution gives out; the process's number is
@@ -139,29 +139,12 @@ fn package(typed: &str) -> &'static str {
 /// Returns the user that a machine of this process runs as.
 fn user() -> u32 {
     let wanted = USER_MIN + process::id();
-    let map = fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
-    if is_mapped(&map, wanted) { wanted } else { NOBODY }
-}
-
-/// Whether a user namespace knows a user; a line of its map is `first outside count`.
-fn is_mapped(map: &str, user: u32) -> bool {
-    map.lines().any(|line| {
-        let numbers: Vec<u32> = line.split_whitespace().flat_map(str::parse).collect();
-        matches!(numbers[..], [first, _, count] if user >= first && user - first < count)
-    })
+    if is_mapped(wanted) { wanted } else { NOBODY }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_machines_user_is_one_that_exists_here() {
-        assert!(is_mapped("         0          0 4294967295\n", USER_MIN + 5));
-        assert!(!is_mapped("0 100000 65536\n", USER_MIN));
-        assert!(is_mapped("0 100000 65536\n", 65535) && !is_mapped("0 100000 65536\n", 65536));
-        assert!(!is_mapped("", 0) && !is_mapped("nonsense\n1 2\n", 1));
-    }
 
     #[test]
     fn a_missing_or_foreign_program_is_named() {

@@ -8,11 +8,15 @@ use overlay_proto::ticket::Ticket;
 use overlay_proto::wire::demux::{Family, classify};
 use overlay_proto::wire::shim::Shim;
 
+mod ruleset;
+
+pub use ruleset::ruleset;
+
 /// A target: its name, which is also its corpus' folder, and what it does with an input.
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All of them.
-pub const TARGETS: [Target; 8] = [
+pub const TARGETS: [Target; 9] = [
     ("envelope", envelope),
     ("ticket", ticket),
     ("shim", shim),
@@ -21,6 +25,7 @@ pub const TARGETS: [Target; 8] = [
     ("vnet_hdr", vnet_hdr),
     ("dhcp4", dhcp4),
     ("dhcp6", dhcp6),
+    ("ruleset", ruleset),
 ];
 
 /// Highest number of an envelope's kind that is tried.

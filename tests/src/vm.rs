@@ -21,6 +21,7 @@ pub mod kernel;
 pub mod member;
 pub mod page;
 pub mod rate;
+pub mod release;
 
 use std::net::IpAddr;
 use std::path::PathBuf;

@@ -18,6 +18,7 @@ use overlay_tests::lab::Host;
 use overlay_tests::lab::process::Process;
 use overlay_tests::stage::Stage;
 use overlay_tests::traffic::{Ear, eventually, reaches, say, transfer, wait_reach};
+use overlay_tests::vm::images::ipxe_image;
 use tun_tap::{Iface, Mode};
 use vde_attach::stream::framing::{Framed, Unframer};
 use vde_attach::tap::{IfName, Tap, TapOptions};
@@ -458,7 +459,8 @@ fn fetches_under_qemu(stage: &Stage, gateway: &Gateway, join: &Join, netdev: &st
     let mut args = vec!["-M", "pc", "-accel", "tcg", "-m", "256", "-no-reboot"];
     args.extend(["-display", "none", "-monitor", "none", "-serial", "null"]);
     args.extend(["-netdev", netdev, "-device", &device]);
-    args.extend(["-kernel", "/boot/ipxe.lkrn", "-initrd", &script]);
+    let ipxe = ipxe_image()?;
+    args.extend(["-kernel", &ipxe, "-initrd", &script]);
     let mut qemu = seller.spawn("qemu-system-x86_64", args)?;
     let until = Instant::now() + BOOT_MAX;
     loop {

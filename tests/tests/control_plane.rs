@@ -59,7 +59,7 @@ impl Scene {
         let member = stage.join(&gateway, "seller1", "guest1")?;
         wait_reach(&gateway.host, member.ipv4.into(), PATIENCE)?;
         let at = SocketAddr::from((stage.cable("buyer").host.ipv4, 7770));
-        let before = Vitals::of(&gateway.process)?;
+        let before = Vitals::of_tree(&gateway.process)?;
         Ok(Self { stage, gateway, member, at, before })
     }
 
@@ -74,7 +74,7 @@ impl Scene {
         let pings = pings.join().map_err(|_| anyhow::anyhow!("ping panicked"))??;
         let answered = pings.rtts_ms.len();
         ensure!(answered >= 198, "{what}: {answered} of 200 pings were answered");
-        let now = Vitals::of(&self.gateway.process)?;
+        let now = Vitals::of_tree(&self.gateway.process)?;
         let grown = now.memory_len.saturating_sub(self.before.memory_len);
         eprintln!(
             "{what}: joined in {:?}, heard of after {heard:?}, {answered} of 200 pings, memory \

@@ -299,7 +299,7 @@ fn a_gateway_that_stops_suspends_everyone_and_all_resumes_by_itself() -> Result<
     let mut line = Line::open(&one.seat, &two.seat, two.ipv4, 5001)?;
     gateway.ask(&["set", "farm", "life=10s"])?;
     std::thread::sleep(Duration::from_secs(4)); // grants of the new life
-    gateway.process.signal(Signal::SIGSTOP)?;
+    gateway.process.signal_all(Signal::SIGSTOP)?;
     let started = Instant::now();
     for guest in [&mut one, &mut two] {
         guest.process.wait_line(Duration::from_secs(40), |line| line.starts_with("suspended: "))?;
@@ -309,7 +309,7 @@ fn a_gateway_that_stops_suspends_everyone_and_all_resumes_by_itself() -> Result<
     eventually("nothing flows", PATIENCE, || Ok(!reaches(&one.seat, to)?))?;
     ensure!(!reaches(&two.seat, one.ipv4.into())?, "nothing flows the other way either");
 
-    gateway.process.signal(Signal::SIGCONT)?;
+    gateway.process.signal_all(Signal::SIGCONT)?;
     let back = wait_reach(&one.seat, to, Duration::from_secs(60))?;
     eprintln!("gateway continued: guests hear each other after {back:?} (5 s)");
     for guest in [&mut one, &mut two] {
@@ -320,11 +320,11 @@ fn a_gateway_that_stops_suspends_everyone_and_all_resumes_by_itself() -> Result<
 
     // A seller that stops is suspended by the gateway and comes back by itself, too.
     gateway.process.take_lines();
-    one.process.signal(Signal::SIGSTOP)?;
+    one.process.signal_all(Signal::SIGSTOP)?;
     let told = "g1 suspended (no renewal for 10 s)";
     gateway.process.wait_line(Duration::from_secs(60), |line| line == told)?;
     assert_eq!(state_of_guest(&gateway, "g1")?, "suspended");
-    one.process.signal(Signal::SIGCONT)?;
+    one.process.signal_all(Signal::SIGCONT)?;
     gateway.process.wait_line(Duration::from_secs(60), |line| line == "g1 resumed")?;
     let back = wait_reach(&gateway.host, one.ipv4.into(), BACK_MAX)?;
     eprintln!("seller continued: reached {back:?} after it resumed (5 s)");

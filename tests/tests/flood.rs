@@ -72,7 +72,7 @@ impl Scene {
         if bad_mac {
             datagrams.iter_mut().for_each(|bytes| bytes[INITIATION_LEN - 20] ^= 1);
         }
-        let before = Vitals::of(&self.gateway.process)?;
+        let before = Vitals::of_tree(&self.gateway.process)?;
         let flooder = self.stage.host("flooder");
         let at = SocketAddrV4::new(self.stage.cable("buyer").host.ipv4, 7770);
         let flood = Flood::start(flooder, sources, at, datagrams, RATE)?;
@@ -83,7 +83,7 @@ impl Scene {
         wait_reach(&guest.seat, self.gateway.ipv4.into(), PATIENCE)?;
         let pings = pings.join().map_err(|_| anyhow::anyhow!("ping panicked"))??;
         let flooded = flood.stop()?;
-        let after = Vitals::of(&self.gateway.process)?;
+        let after = Vitals::of_tree(&self.gateway.process)?;
         let lost = PINGS as usize - pings.rtts_ms.len();
         eprintln!(
             "{what}: {} initiations in {:?}, {} replies of {} bytes; {lost} of {PINGS} pings lost, \

@@ -279,7 +279,7 @@ fn a_machine_that_reads_nothing_holds_nobody_up() -> Result<()> {
     wait_reach(&gateway.host, ONE.into(), BOOT_MAX)?;
     let other = stage.join(&gateway, "seller2", "guest2")?;
     wait_reach(&other.seat, ONE.into(), PATIENCE)?;
-    let before = Vitals::of(&process)?;
+    let before = Vitals::of_tree(&process)?;
     kill(qemu, Signal::SIGSTOP)?;
     // Far more than the card's ring and its tap's queue hold, at once.
     let burst = ["-q", "-l", "60000", "-c", "60000", "-s", "1400", "-W", "1", &ONE.to_string()];
@@ -287,7 +287,7 @@ fn a_machine_that_reads_nothing_holds_nobody_up() -> Result<()> {
     let pings = ping(&gateway.host, other.ipv4.into(), PINGS, Duration::from_millis(5))?;
     let lost = PINGS as usize - pings.rtts_ms.len();
     flood.terminate(PATIENCE)?;
-    let after = Vitals::of(&process)?;
+    let after = Vitals::of_tree(&process)?;
     kill(qemu, Signal::SIGCONT)?;
     ensure!(lost < PINGS as usize / 20, "{lost} of {PINGS} pings of others were lost");
     let grown = after.memory_len.saturating_sub(before.memory_len);

@@ -259,7 +259,9 @@ fn clocks(source: &Source) -> Vec<String> {
     let is_test = source.path.starts_with("tests/") || source.path.contains("/tests/");
     let may = is_test || source.path.starts_with("overlay/src/clock");
     let words = ["Instant::now", "SystemTime::now", "clock_gettime", "UNIX_EPOCH.elapsed"];
-    let reads = |(_, line): &(usize, String)| words.iter().any(|word| line.contains(word));
+    // The number of the system call is in lists of what may be called.
+    let named = |line: &str| line.replace("SYS_clock_gettime", "");
+    let reads = |(_, line): &(usize, String)| words.iter().any(|word| named(line).contains(word));
     let lines = source.code().filter(|line| !may && reads(line));
     lines.map(|(at, line)| format!("{}:{at} reads a clock: {}", source.path, line.trim())).collect()
 }

@@ -35,7 +35,7 @@ pub const STATION: Station = Station {
 /// # Errors
 /// The policy's reason.
 pub fn port_policy(bytes: &[u8]) -> Result<Parsed, DropReason> {
-    Policy::new(&[STATION], SEGMENT).check(&Frame { hdr: VnetHdr::default(), bytes })
+    Policy::new(&[STATION], SEGMENT).check(&mut Frame { hdr: VnetHdr::default(), bytes })
 }
 
 /// Takes any DHCPv4 message of [`STATION`]'s to its port, and says whether it is answered.
@@ -82,8 +82,8 @@ fn asks(mut frame: Vec<u8>, message: &[u8]) -> bool {
     let routes = vec![(Ipv4Addr::new(192, 168, 9, 0), 24, STATION.ipv4); ROUTES_MAX];
     let guest = GuestConfig { hostname: "g1".into(), domain: "farm.internal".into(), dns, routes };
     switch.serve(port, guest).expect("a guest that can be told so");
-    let asked = Frame { hdr: VnetHdr::default(), bytes: &frame };
-    match switch.forward(port, asked, Instant::ZERO) {
+    let mut asked = Frame { hdr: VnetHdr::default(), bytes: &frame };
+    match switch.forward(port, &mut asked, Instant::ZERO) {
         Verdict::Drop(_) => false,
         Verdict::Forward(_) | Verdict::Flood(_) => panic!("a question left its port"),
         Verdict::Answer => {

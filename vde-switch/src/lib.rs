@@ -6,7 +6,8 @@
 //! clock, socket, file or randomness: time is an argument, the same calls give the same verdicts.
 //!
 //! ```text
-//! frame ─▶ vnet        offload and length
+//! frame ─▶ frame       padding cut off
+//!       ─▶ vnet        offload and length
 //!       ─▶ parse       what nobody may say
 //!       ─▶ policy      what this port may say
 //!       ─▶ link_local  whose fe80:: is it?
@@ -22,9 +23,8 @@
 //!
 //! # Limits
 //! Each table and rate has a named bound in its module: [`port::PORTS_MAX`],
-//! [`port::STATIONS_MAX`], [`fdb::LEARNED_MAX`], [`link_local::LINK_LOCAL_MAX`],
-//! [`flood::GROUP_RATE`], [`flood::ANSWER_RATE`], [`flood::SERVICE_RATE`]. There is no allocation
-//! per frame.
+//! [`port::STATIONS_MAX`], [`fdb::LEARNED_MAX`], [`link_local::LINK_LOCAL_MAX`], the rates of
+//! [`flood::Budget`]. There is no allocation per frame.
 //!
 //! # Example
 //! ```
@@ -61,11 +61,11 @@
 //! // From station 1 to station 2: an IPv4 packet of protocol 99, without a payload.
 //! let mut bytes = [&[2, 0, 0, 0, 0, 2], &[2, 0, 0, 0, 0, 1], &[8, 0][..]].concat();
 //! bytes.extend([0x45, 0, 0, 20, 0, 0, 0, 0, 64, 99, 0, 0, 10, 77, 0, 1, 10, 77, 0, 2]);
-//! let frame = Frame { hdr: VnetHdr::default(), bytes: &bytes };
-//! assert_eq!(switch.forward(PortId(1), frame, Instant::ZERO), Verdict::Forward(PortId(2)));
+//! let mut frame = Frame { hdr: VnetHdr::default(), bytes: &bytes };
+//! assert_eq!(switch.forward(PortId(1), &mut frame, Instant::ZERO), Verdict::Forward(PortId(2)));
 //!
 //! // Station 2 cannot say the same in station 1's name.
-//! let verdict = switch.forward(PortId(2), frame, Instant::ZERO);
+//! let verdict = switch.forward(PortId(2), &mut frame, Instant::ZERO);
 //! assert_eq!(verdict, Verdict::Drop(DropReason::ForeignMac));
 //! assert_eq!(switch.counters().frames_in, 2);
 //! # Ok::<(), Box<dyn std::error::Error>>(())

@@ -6,6 +6,10 @@
 //! claiming it, or speak in its name. Addresses formed from a station's MAC address (EUI-64) are
 //! the station's from the start: the switch, which knows all stations, sees to that.
 //!
+//! A node has two switches, one for each direction, and its own guests speak to one of them only:
+//! what they claim there ([`LinkLocals::poll_new`]) is told to the other ([`LinkLocals::hold`]), so
+//! that no member takes it from behind.
+//!
 //! # Limits
 //! [`LINK_LOCAL_MAX`] addresses a station. A station that needs another, since it was installed
 //! anew, gives up the one silent longest, if that is silent for [`AGEING_TIME`]; else it is
@@ -30,7 +34,12 @@ pub const SERVICE_LINK_LOCAL: Ipv6Addr = eui64_address(SERVICE_MAC);
 pub struct LinkLocals {
     owners: Table<u128, MacAddr>,
     claims: Table<[u8; 6], Vec<Claim>>,
+    /// Claimed since they were asked for; at most [`NEW_MAX`].
+    new: Vec<(Ipv6Addr, MacAddr)>,
 }
+
+/// Claims that one frame makes at most: its source and what it advertises.
+const NEW_MAX: usize = 2;
 
 #[derive(Clone, Copy, Debug)]
 struct Claim {
@@ -76,7 +85,30 @@ impl LinkLocals {
             *oldest = claim;
         }
         self.owners.insert(address.to_bits(), mac);
+        if self.new.len() == NEW_MAX {
+            self.new.remove(0);
+        }
+        self.new.push((address, mac));
         Ok(())
+    }
+
+    /// Returns an address, and whose it is, that was claimed for the first time.
+    pub fn poll_new(&mut self) -> Option<(Ipv6Addr, MacAddr)> {
+        self.new.pop()
+    }
+
+    /// Takes an address that a station claimed elsewhere, unless it is another's here. What the
+    /// station has too many was given up there.
+    pub fn hold(&mut self, address: Ipv6Addr, mac: MacAddr, now: Instant) {
+        if self.claim(address, mac, now) == Err(DropReason::LinkLocalLimit)
+            && let Some(claims) = self.claims.get_mut(&mac.0)
+            && let Some(oldest) = claims.iter_mut().min_by_key(|claim| claim.heard_at)
+        {
+            self.owners.remove(&oldest.address.to_bits());
+            *oldest = Claim { address, heard_at: now };
+            self.owners.insert(address.to_bits(), mac);
+        }
+        self.new.clear();
     }
 
     /// Takes the address that is formed from a station's MAC address from whoever claimed it
@@ -149,6 +181,27 @@ mod tests {
         assert_eq!(table.owner(address(0)), None);
         assert_eq!(table.owner(address(3)), Some(MALLORY));
         assert_eq!(table.owners.len(), LINK_LOCAL_MAX);
+    }
+
+    #[test]
+    fn what_is_claimed_here_is_held_there_unless_another_was_first() {
+        let (mut here, mut there, mut now) =
+            (LinkLocals::default(), LinkLocals::default(), Instant::ZERO);
+        assert_eq!(there.claim(address(9), MALLORY, now), Ok(()));
+        for n in [1, 2, 3, 9, 1, 4, 5, 6] {
+            now += AGEING_TIME;
+            assert_eq!(here.claim(address(n), ALICE, now), Ok(()));
+            while let Some((address, mac)) = here.poll_new() {
+                there.hold(address, mac, now);
+            }
+        }
+        for n in [4, 5, 6] {
+            assert_eq!(there.claim(address(n), MALLORY, now), Err(DropReason::LinkLocalTaken));
+        }
+        assert_eq!(there.owner(address(9)), Some(MALLORY));
+        assert!(there.claims[&ALICE.0].len() <= LINK_LOCAL_MAX);
+        assert_eq!(there.owners.len(), there.claims.values().map(Vec::len).sum::<usize>());
+        assert_eq!(there.poll_new(), None, "what was told is told back");
     }
 
     #[test]

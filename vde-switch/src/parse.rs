@@ -10,7 +10,7 @@
 
 use std::net::Ipv4Addr;
 
-use crate::frame::ETHERNET_HEADER_LEN;
+use crate::frame::ARP_LEN;
 use crate::mac::MacAddr;
 use crate::verdict::DropReason;
 use crate::vnet::Ip;
@@ -28,11 +28,6 @@ const ETHERTYPE_IPV6: u16 = 0x86dd;
 
 /// Least value of an EtherType; below, the field is a length and LLC follows.
 const ETHERTYPE_MIN: u16 = 0x0600;
-
-/// Least payload of an Ethernet frame, in bytes: shorter packets are padded to it.
-const PAYLOAD_LEN_MIN: usize = 60 - ETHERNET_HEADER_LEN;
-
-const ARP_LEN: usize = 28;
 
 const IGMP: u8 = 2;
 
@@ -140,7 +135,7 @@ impl Parsed {
 
 impl Arp {
     fn parse(payload: &[u8], src: MacAddr) -> Result<Self, DropReason> {
-        let message = unpadded(payload, ARP_LEN, DropReason::BadArp)?;
+        let message = exact(payload, ARP_LEN, DropReason::BadArp)?;
         let Some((&[0, 1, 8, 0, 6, 4, 0, op], addresses)) = message.split_first_chunk() else {
             return Err(DropReason::BadArp); // Ethernet, IPv4, lengths 6 and 4
         };
@@ -171,14 +166,14 @@ impl Ipv4 {
             return Err(DropReason::BadHeader);
         };
         match header[0] {
+            0x45..=0x4f if header[9] == IGMP => return Err(DropReason::Igmp),
             0x45 => {}
-            0x46..=0x4f if header[9] == IGMP => return Err(DropReason::Igmp),
             0x46..=0x4f => return Err(DropReason::Ipv4Options),
             0x40..0x45 => return Err(DropReason::BadHeader),
             _ => return Err(DropReason::BadVersion),
         }
         let packet_len = usize::from(u16::from_be_bytes([header[2], header[3]]));
-        let packet = unpadded(payload, packet_len, DropReason::BadLength)?;
+        let packet = exact(payload, packet_len, DropReason::BadLength)?;
         let Some(rest) = packet.get(header.len()..) else {
             return Err(DropReason::BadLength);
         };
@@ -202,12 +197,9 @@ fn split_ethernet(bytes: &[u8]) -> Option<(MacAddr, MacAddr, u16, &[u8])> {
     Some((MacAddr(*dst), MacAddr(*src), u16::from_be_bytes(*ethertype), payload))
 }
 
-/// Cuts the padding off: a packet of `len` bytes fills the frame, but for padding to the least
-/// frame length. `short` is the reason if there are fewer.
-fn unpadded(payload: &[u8], len: usize, short: DropReason) -> Result<&[u8], DropReason> {
+/// Sees to it that a packet of `len` bytes fills the frame: padding was cut off by
+/// [`Frame::trim`](crate::frame::Frame::trim). `short` is the reason if there are fewer.
+fn exact(payload: &[u8], len: usize, short: DropReason) -> Result<&[u8], DropReason> {
     let packet = payload.get(..len).ok_or(short)?;
-    if payload.len() > len.max(PAYLOAD_LEN_MIN) {
-        return Err(DropReason::TrailingBytes);
-    }
-    Ok(packet)
+    if payload.len() > len { Err(DropReason::TrailingBytes) } else { Ok(packet) }
 }

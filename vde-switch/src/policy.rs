@@ -4,10 +4,10 @@
 //! The same code stands at both ends: where a guest's frame enters, to protect the seller, and
 //! behind a tunnel, where the stations are those that the session's key may speak for, to protect
 //! everyone. Networks that the order routes over a station are that station's to speak for.
-//! [`Policy::check`] is [`Parsed::parse`] (what nobody may say), the length and offload
-//! rules, and [`Policy::admit`] (what this port may say); it changes nothing and answers the same
-//! to the same frame. Which link-local addresses a station has, and how often it may speak to
-//! groups, are the switch's to remember.
+//! [`Policy::check`] is [`Frame::trim`], [`Parsed::parse`] (what nobody may say), the length and
+//! offload rules, and [`Policy::admit`] (what this port may say); it remembers nothing and answers
+//! the same to the same frame. Which link-local addresses a station has, and how often it may speak
+//! to groups, are the switch's to remember.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
@@ -66,11 +66,11 @@ impl Policy {
         self.segment = segment;
     }
 
-    /// Judges a frame from its length to its addresses.
+    /// Judges a frame from its length to its addresses; its padding is cut off.
     ///
     /// # Errors
     /// The [`DropReason`] of the first rule that the frame breaks.
-    pub fn check(&self, frame: &Frame<'_>) -> Result<Parsed, DropReason> {
+    pub fn check(&self, frame: &mut Frame<'_>) -> Result<Parsed, DropReason> {
         let parsed = form(frame, self.segment.mtu)?;
         self.admit(&parsed)?;
         Ok(parsed)
@@ -200,8 +200,9 @@ impl Policy {
     }
 }
 
-/// Judges what depends on no address: length, offloads, headers.
-pub(crate) fn form(frame: &Frame<'_>, mtu: u16) -> Result<Parsed, DropReason> {
+/// Cuts padding off, then judges what depends on no address: length, offloads, headers.
+pub(crate) fn form(frame: &mut Frame<'_>, mtu: u16) -> Result<Parsed, DropReason> {
+    frame.trim();
     frame.hdr.check(frame.bytes, mtu).map_err(|error| match error {
         VnetError::TooLong(_) if frame.hdr.gso == GsoType::None => DropReason::TooLong,
         VnetError::TooLong(_)

@@ -13,7 +13,7 @@
 //!
 //! # Limits
 //! [`DNS_MAX`], [`ROUTES_MAX`], [`HOSTNAME_LEN_MAX`], [`DOMAIN_LEN_MAX`];
-//! [`SERVICE_RATE`](crate::flood::SERVICE_RATE) a port. There is never a default route, and router
+//! the three budgets of [`crate::flood`] a port. There is never a default route, and router
 //! advertisements are sent when asked for alone: what they say holds until the guest asks again.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};

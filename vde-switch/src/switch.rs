@@ -21,10 +21,12 @@
 //! [`crate::flood`] and [`crate::link_local`]. Left out: VLANs and spanning trees (one switch
 //! serves one segment, which has no loops), bandwidth limits, queues.
 
+use std::net::Ipv6Addr;
+
 use crate::answer::Answer;
 use crate::counters::{Counters, PortCounters};
 use crate::fdb::Fdb;
-use crate::flood::{ANSWER_RATE, Bucket, GROUP_RATE, SERVICE_RATE};
+use crate::flood::Budgets;
 use crate::frame::Frame;
 use crate::link_local::LinkLocals;
 use crate::mac::{MacAddr, SERVICE_MAC};
@@ -60,9 +62,7 @@ struct Port {
     learning: Learning,
     hands_on: HandsOn,
     policy: Policy,
-    groups: Bucket,
-    answers: Bucket,
-    services: Bucket,
+    budgets: Budgets,
     /// What its guest is told if it asks; without it nobody answers.
     guest: Option<GuestConfig>,
     counters: PortCounters,
@@ -128,9 +128,7 @@ impl Switch {
                 learning,
                 hands_on,
                 policy,
-                groups: Bucket::new(GROUP_RATE),
-                answers: Bucket::new(ANSWER_RATE),
-                services: Bucket::new(SERVICE_RATE),
+                budgets: Budgets::default(),
                 guest: None,
                 counters: PortCounters::default(),
             },
@@ -163,12 +161,14 @@ impl Switch {
         }
     }
 
-    /// Judges a frame that came in by a port. This is the data path; `way` has its steps.
-    pub fn forward(&mut self, ingress: PortId, frame: Frame<'_>, now: Instant) -> Verdict {
-        let verdict = self.judge(ingress, &frame, now).unwrap_or_else(Verdict::Drop);
+    /// Judges a frame that came in by a port, and cuts off what lies behind its packet. This is the
+    /// data path; `way` has its steps.
+    pub fn forward(&mut self, ingress: PortId, frame: &mut Frame<'_>, now: Instant) -> Verdict {
+        let len = frame.bytes.len();
+        let verdict = self.judge(ingress, frame, now).unwrap_or_else(Verdict::Drop);
         self.counters.count(&verdict);
         if let Some(port) = self.port_mut(ingress) {
-            port.counters.count(&verdict, frame.bytes.len());
+            port.counters.count(&verdict, len);
         }
         verdict
     }
@@ -177,6 +177,19 @@ impl Switch {
     #[must_use]
     pub fn answer(&self) -> &[u8] {
         &self.answer
+    }
+
+    /// Returns a link-local address, and the station whose it became with the last frame. A node
+    /// with a switch for each direction tells it to the other by [`Switch::hold_link_local`].
+    pub fn poll_link_local(&mut self) -> Option<(Ipv6Addr, MacAddr)> {
+        self.link_locals.poll_new()
+    }
+
+    /// Takes a link-local address for a station that claimed it at another switch of this node.
+    pub fn hold_link_local(&mut self, address: Ipv6Addr, mac: MacAddr, now: Instant) {
+        if self.fdb.fixed(mac).is_some() && self.link_local_owner(address).is_none() {
+            self.link_locals.hold(address, mac, now);
+        }
     }
 
     /// Returns the ports that a flooded frame is to leave by, uplinks not if it came by one.

@@ -71,7 +71,7 @@ drop_reasons! {
     BadVersion "bad-version" "The IP version is not the one that the EtherType names."
     BadHeader "bad-header" "An IP or transport header is cut short or says it is."
     BadLength "bad-length" "The length in the IP header is not that of the packet."
-    TrailingBytes "trailing-bytes" "Bytes follow the packet that are no padding to 60 bytes."
+    TrailingBytes "trailing-bytes" "Bytes follow the packet."
     Ipv4Options "ipv4-options" "The IPv4 header has options."
     ExtensionChain "extension-chain" "The IPv6 extension headers are too many or out of order."
     RoutingHeader "routing-header" "The packet has an IPv6 routing header of type 0."
@@ -119,8 +119,11 @@ drop_reasons! {
     Reflected "reflected" "A station's own frame came back by an uplink."
     BroadcastOff "broadcast-off" "The order does not carry group frames."
     GroupRate "group-rate" "The port sends too many group frames."
-    AnswerRate "answer-rate" "The port asks for too many neighbours."
-    ServiceRate "service-rate" "The port asks too often for its configuration."
+    ArpRate "arp-rate" "The port asks too often by ARP."
+    NdRate "nd-rate" "The port sends too much neighbour discovery."
+    Dhcp4Rate "dhcp4-rate" "The port asks too often by DHCPv4."
+    Dhcp6Rate "dhcp6-rate" "The port asks too often by DHCPv6."
+    RouterRate "router-rate" "The port asks too often for a router."
 }
 
 impl DropReason {

@@ -61,7 +61,7 @@ fn the_vnet_header_is_judged_as_named() {
         agrees(&name, fuzz::vnet_hdr(&bytes));
         let Some((vnet, frame)) = bytes.split_first_chunk() else { continue };
         let admitted = VnetHdr::parse(vnet).is_ok_and(|hdr| {
-            Policy::new(&[STATION], SEGMENT).check(&Frame { hdr, bytes: frame }).is_ok()
+            Policy::new(&[STATION], SEGMENT).check(&mut Frame { hdr, bytes: frame }).is_ok()
         });
         assert_eq!(admitted, oracle::admits(frame, vnet, &[STATION], &SEGMENT), "{name}");
     }

@@ -28,8 +28,8 @@ fn run(steps: Vec<Step>) {
     let mut switch = switch();
     for (second, (name, bytes, expected)) in (0_u64..).zip(steps) {
         let now = Instant::from_nanos(second * 1_000_000_000);
-        let frame = Frame { hdr: VnetHdr::default(), bytes: &bytes };
-        assert_eq!(switch.forward(GUEST, frame, now), expected, "{name}");
+        let mut frame = Frame { hdr: VnetHdr::default(), bytes: &bytes };
+        assert_eq!(switch.forward(GUEST, &mut frame, now), expected, "{name}");
     }
 }
 

@@ -12,10 +12,10 @@ use overlay_proto::control::{Command, Detail, LocalPort, Slot};
 use overlay_proto::registry::MemberInfo;
 use serde_json::json;
 use tokio::sync::oneshot;
-use vde_attach::link;
 
 use super::serve::Gateway;
 use crate::api::{OrderStatus, Request};
+use crate::helper::{Ask, Tell};
 use crate::invite::{self, For};
 use crate::manage::{self, Change};
 
@@ -83,7 +83,8 @@ impl Gateway {
         self.spread()?;
         let new = self.book.registry.order_record().mtu;
         if new != mtu {
-            link::set_mtu(&self.tap, new)?;
+            self.hands.ask(&Ask::SetMtu(new), &[])?;
+            self.hands.wait::<Tell>()?.0.into_result()?;
         }
         Ok(())
     }

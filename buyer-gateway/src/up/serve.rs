@@ -17,6 +17,7 @@ use std::time::Duration;
 use anyhow::bail;
 use overlay::clock;
 use overlay::dataplane::DataPlane;
+use overlay::helper::Hands;
 use overlay::local::{Answer, Call, Server};
 use overlay::p2p::GatewayEvent;
 use overlay::signals::Signals;
@@ -33,6 +34,7 @@ use super::guests::Guests;
 use super::report::Report;
 use super::streams::Streams;
 use crate::api::{Pong, Request};
+use crate::helper::Tell;
 use crate::order::Book;
 
 /// How often the data plane's counters are asked for.
@@ -51,6 +53,7 @@ pub(super) struct Arrival {
 #[derive(Debug)]
 pub(super) struct Gateway {
     pub(super) book: Book,
+    pub(super) hands: Hands,
     pub(super) dataplane: DataPlane,
     pub(super) plane: GatewayPlane,
     pub(super) rules: DialRules,
@@ -69,6 +72,7 @@ pub(super) struct Gateway {
 impl Gateway {
     pub(super) fn new(
         book: Book,
+        hands: Hands,
         dataplane: DataPlane,
         rules: DialRules,
         report: Report,
@@ -76,6 +80,7 @@ impl Gateway {
     ) -> Self {
         Self {
             book,
+            hands,
             dataplane,
             plane: GatewayPlane::default(),
             rules,
@@ -97,7 +102,6 @@ impl Gateway {
 
     /// Stops the data plane and gives the book back.
     pub(super) fn stop(self) -> Book {
-        self.dataplane.stop();
         self.book
     }
 
@@ -121,6 +125,7 @@ impl Gateway {
                     Some(event) => self.handle_event(event)?,
                     None => bail!("the data plane has ended"),
                 },
+                told = self.hands.next::<Tell>() => told?.0.into_result()?,
                 Call { request, answer } = local.call() => {
                     if self.handle_request(request, answer)? {
                         return Ok(());

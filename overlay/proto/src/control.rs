@@ -44,7 +44,7 @@ impl LocalPort {
 pub struct Limits {
     /// Bytes of frames a second.
     pub bytes_per_s: u64,
-    /// Frames a second, as the guest hands them over: a super-frame is one.
+    /// Frames a second; a super-frame counts as all that it stands for.
     pub frames_per_s: u32,
 }
 

@@ -61,6 +61,8 @@ reasons! {
     QuicNotSpoken = "datagram-quic",
     /// An index that names no live tunnel.
     NoSuchTunnel = "datagram-no-tunnel",
+    /// A datagram above its member's share while more came than could be opened.
+    FairShare = "fair-share",
     /// Not authentic, replayed, or of an ended session.
     NotAuthentic = "datagram-not-authentic",
     /// A handshake message above the source's rate.

@@ -9,7 +9,8 @@
 //! to the members that the sender could not reach.
 //!
 //! # Limits
-//! The arena holds one receive call. Incomplete frames: `piece`. Handshakes: `limiter`.
+//! The arena holds one receive call. Incomplete frames: `piece`. Handshakes: `limiter`. More than
+//! the thread can do: `fair`.
 
 use std::collections::BTreeMap;
 use std::iter::Peekable;
@@ -25,6 +26,7 @@ use vde_switch::vnet::{Layout, VnetHdr};
 
 use crate::control::{LocalPort, Slot};
 use crate::drop::DropReason;
+use crate::fair::{Account, FairShare};
 use crate::join::{Joiner, Segment};
 use crate::limiter::{HandshakeLimiter, Source};
 use crate::outbound::{count_delivery, deliver};
@@ -58,6 +60,7 @@ pub struct Inbound {
     common: Arc<Common>,
     carrier: Arc<dyn Carrier>,
     limiter: HandshakeLimiter,
+    fair: FairShare,
     arena: Vec<u8>,
     used: usize,
     opened: Vec<Range<usize>>,
@@ -92,6 +95,7 @@ impl Inbound {
             common,
             carrier,
             limiter: HandshakeLimiter::new(now),
+            fair: FairShare::default(),
             arena: vec![0; ARENA_LEN],
             used: 0,
             opened: Vec::with_capacity(128),
@@ -117,6 +121,9 @@ impl Inbound {
             let count = datagrams.len().div_ceil(stride.max(1)) as u64;
             return self.common.drops.add(DropReason::Expired, count);
         }
+        for (address, mac) in self.common.claims.take() {
+            self.switch.hold_link_local(address, mac, now);
+        }
         let common = Arc::clone(&self.common);
         let mut arrivals = datagrams
             .chunks(stride.max(1))
@@ -136,10 +143,15 @@ impl Inbound {
                 Family::Answer { receiver_index } => {
                     self.handle_answer(receiver_index, &arrival, now, io);
                 }
-                Family::Relay(header) => self.hand_on(via, header, arrival.sealed, io),
+                Family::Relay(header) => self.hand_on(via, header, arrival.sealed, now, io),
                 Family::Quic => self.common.drops.add(DropReason::QuicNotSpoken, 1),
             }
         }
+    }
+
+    /// Takes note that the kernel lost datagrams which the shell did not take in time.
+    pub const fn handle_overflow(&mut self) {
+        self.fair.handle_overflow();
     }
 
     /// Hands on what is joined and sends what the turn has gathered.
@@ -187,24 +199,28 @@ impl Inbound {
             self.finish_join(io);
             self.used = 0;
         }
-        let route = first.route;
+        let (route, account) = (first.route, self.account(&first));
         let mut heard = false;
         let mut next = Some(first);
         let mut tunnel = peer.tunnel();
         while let Some(Arrival { family: Family::Data { counter, .. }, sealed, .. }) = next {
             let room = sealed.len().max(OUTPUT_LEN_MIN);
-            let opened = match self.arena.get_mut(self.used..self.used + room) {
-                Some(out) => tunnel.engine.open(sealed, counter, out),
-                None => Opened::Refused,
-            };
-            match opened {
-                Opened::Payload(len) => {
-                    heard = true;
-                    self.opened.push(self.used..self.used + len);
-                    self.used += len;
+            if self.fair.admit(account, sealed.len(), now) {
+                let opened = match self.arena.get_mut(self.used..self.used + room) {
+                    Some(out) => tunnel.engine.open(sealed, counter, out),
+                    None => Opened::Refused,
+                };
+                match opened {
+                    Opened::Payload(len) => {
+                        heard = true;
+                        self.opened.push(self.used..self.used + len);
+                        self.used += len;
+                    }
+                    Opened::Keepalive => heard = true,
+                    Opened::Refused => self.common.drops.add(DropReason::NotAuthentic, 1),
                 }
-                Opened::Keepalive => heard = true,
-                Opened::Refused => self.common.drops.add(DropReason::NotAuthentic, 1),
+            } else {
+                self.common.drops.add(DropReason::FairShare, 1);
             }
             next = arrivals.next_if(|arrival| {
                 arrival.route == route
@@ -307,13 +323,13 @@ impl Inbound {
     fn admit(
         &mut self,
         peer: &Peer,
-        frame: Frame<'_>,
+        mut frame: Frame<'_>,
         served: Option<&[u8]>,
         now: Instant,
         io: &mut impl Io,
     ) {
         let ingress = Behind::Member(peer.slot).port_id();
-        match (self.switch.forward(ingress, frame, now), served) {
+        match (self.switch.forward(ingress, &mut frame, now), served) {
             (Verdict::Forward(egress), None) => match Behind::of(egress) {
                 Behind::Local(port) => {
                     peer.inbound.add(frame.bytes.len());
@@ -379,19 +395,19 @@ impl Inbound {
             return;
         }
         self.finish_join(io);
-        let bytes = &self.arena[segment.range.clone()];
-        let hdr = header(shim, 16);
+        let mut frame = Frame { hdr: header(shim, 16), bytes: &self.arena[segment.range.clone()] };
         let ingress = Behind::Member(peer.slot).port_id();
-        match self.switch.forward(ingress, Frame { hdr, bytes }, now) {
+        match self.switch.forward(ingress, &mut frame, now) {
             Verdict::Forward(egress) => {
-                let (Behind::Local(port), Some(layout)) = (Behind::of(egress), Layout::of(bytes))
-                else {
+                let layout = Layout::of(frame.bytes);
+                let (Behind::Local(port), Some(layout)) = (Behind::of(egress), layout) else {
                     return self.common.drops.add(DropReason::BadSegment, 1);
                 };
                 peer.inbound.add(len);
                 segment.port = port;
+                segment.range.end = segment.range.start + frame.bytes.len();
                 if !self.joiner.start(&segment, layout, &self.arena) {
-                    deliver(port, Frame { hdr, bytes }, &self.common, io);
+                    deliver(port, frame, &self.common, io);
                     return;
                 }
                 self.joined_from = peer.slot;
@@ -503,10 +519,19 @@ impl Inbound {
         }
     }
 
-    /// Remembers which member speaks from an address, for the relay's sake.
+    /// Returns whose account a datagram is for.
+    fn account(&self, arrival: &Arrival<'_>) -> Account {
+        let slot = match (arrival.source, arrival.route) {
+            (Source::Member(slot), _) => Some(slot),
+            (Source::Address(_), Route::Direct(via)) => self.remotes.get(&via.remote).copied(),
+            (Source::Address(_), Route::Relay) => None,
+        };
+        slot.map_or(Account::STRANGERS, Account::of)
+    }
+
+    /// Remembers which member speaks from an address, for the relay and for fair shares.
     fn note_remote(&mut self, slot: Slot, route: Route) {
         if let Route::Direct(via) = route
-            && self.common.slot == Slot::GATEWAY
             && self.remotes.get(&via.remote) != Some(&slot)
         {
             self.remotes.retain(|_, other| *other != slot);
@@ -515,10 +540,20 @@ impl Inbound {
     }
 
     /// Hands a sealed datagram of one member on to another, unread.
-    fn hand_on(&mut self, via: Via, header: RelayHeader, sealed: &[u8], io: &mut impl Io) {
+    fn hand_on(
+        &mut self,
+        via: Via,
+        header: RelayHeader,
+        sealed: &[u8],
+        now: Instant,
+        io: &mut impl Io,
+    ) {
         let Some(from) = self.remotes.get(&via.remote).copied() else {
             return self.common.drops.add(DropReason::RelayStranger, 1);
         };
+        if !self.fair.admit(Account::of(from), sealed.len(), now) {
+            return self.common.drops.add(DropReason::FairShare, 1);
+        }
         let to = self.peers.get(header.slot).filter(|peer| peer.slot != from);
         let Some(Route::Direct(via)) = to.and_then(|peer| peer.tunnel().agent.primary()) else {
             return self.common.drops.add(DropReason::RelayNoPath, 1);

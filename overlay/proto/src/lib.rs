@@ -3,11 +3,13 @@
 #![warn(clippy::wildcard_enum_match_arm)] // a new reason must be looked at everywhere
 
 pub mod addressing;
+pub mod claims;
 pub mod control;
 pub mod cut;
 pub mod dial;
 pub mod drop;
 pub mod envelope;
+pub mod fair;
 pub mod grant;
 pub mod identity;
 pub mod inbound;

@@ -76,7 +76,7 @@ impl Outbound {
     pub fn handle_frame(
         &mut self,
         port: LocalPort,
-        frame: Frame<'_>,
+        mut frame: Frame<'_>,
         now: Instant,
         io: &mut impl Io,
     ) {
@@ -84,12 +84,16 @@ impl Outbound {
             return self.common.drops.add(DropReason::Expired, 1);
         }
         if let Some((_, rate)) = self.rates.iter_mut().find(|(limited, _)| *limited == port)
-            && !rate.admit(frame.bytes.len(), now)
+            && !rate.admit(&frame, now)
         {
             return self.common.drops.add(DropReason::RateLimit, 1);
         }
         let ingress = Behind::Local(port).port_id();
-        match self.switch.forward(ingress, frame, now) {
+        let verdict = self.switch.forward(ingress, &mut frame, now);
+        while let Some((address, mac)) = self.switch.poll_link_local() {
+            self.common.claims.tell(address, mac); // before anybody can hear of it and contest it
+        }
+        match verdict {
             Verdict::Forward(egress) => match Behind::of(egress) {
                 Behind::Member(slot) => self.send(slot, frame, now, io),
                 Behind::Local(port) => deliver(port, frame, &self.common, io),

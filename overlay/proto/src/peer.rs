@@ -21,6 +21,7 @@ use vde_switch::frame::Frame;
 use vde_switch::time::Instant;
 use vde_switch::vnet::{GsoType, Layout, Transport, VnetHdr};
 
+use crate::claims::Claims;
 use crate::control::{AddressTrust, Event, Life, PathKind, Slot};
 use crate::cut::{Cut, PIECES_MAX, clamp_mss};
 use crate::dial::{DialBudget, Lan, may_dial};
@@ -64,6 +65,8 @@ pub struct Common {
     pub drops: Drops,
     budget: Mutex<DialBudget>,
     relay: Mutex<Option<Via>>,
+    /// Link-local addresses that local guests took.
+    pub claims: Claims,
     events: Mutex<VecDeque<Event>>,
     told: AtomicBool,
     /// When the lease's life ends, in nanoseconds of the data plane's clock.
@@ -82,6 +85,7 @@ impl Common {
             drops: Drops::default(),
             budget: Mutex::new(DialBudget::new(now)),
             relay: Mutex::new(None),
+            claims: Claims::default(),
             events: Mutex::new(VecDeque::new()),
             told: AtomicBool::new(false),
             expires_at: AtomicU64::new(0),
@@ -411,7 +415,9 @@ impl Tunnel {
         let wire_len = u16::try_from(len).map_err(|_| DropReason::TooLong)?;
         let write = |payload: &mut [u8]| {
             shim.emit(payload, wire_len);
-            fill(&mut payload[shim.wire_len()..]);
+            let (body, padding) = payload[shim.wire_len()..].split_at_mut(len - shim.wire_len());
+            fill(body);
+            padding.fill(0); // or the receiver would read what was sealed for others before
         };
         let engine = self.engine.as_mut();
         let drops = &out.common.drops;
@@ -680,3 +686,6 @@ pub(crate) fn destination_by(slot: Slot, route: Route, common: &Common) -> Optio
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

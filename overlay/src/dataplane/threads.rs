@@ -17,7 +17,7 @@ use overlay_proto::transmit::{Delivered, Io, Sent};
 use vde_switch::frame::FRAME_LEN_MAX;
 use vde_switch::vnet::VnetHdr;
 
-use super::{FRAMES_A_TURN, Shared, Tap};
+use super::process::{FRAMES_A_TURN, Shared, Tap};
 use crate::capture::Way;
 use crate::clock;
 use crate::udp::Receiver;
@@ -119,7 +119,7 @@ fn drain(shared: &Shared, tap: &Tap, buffer: &mut [u8], mover: &mut Mover<'_>) {
                 shared.remove_tap(tap.port);
                 let reason = ended.err().map_or("its far end was closed", |error| error.desc());
                 let reason = reason.to_owned();
-                return shared.node.tell(Event::PortLost { port: tap.port, reason });
+                return shared.tell(Event::PortLost { port: tap.port, reason });
             }
         }
     }
@@ -129,6 +129,7 @@ fn drain(shared: &Shared, tap: &Tap, buffer: &mut [u8], mover: &mut Mover<'_>) {
 /// Receives datagrams until stopped.
 pub(super) fn receive(shared: &Shared) {
     let mut receiver = Receiver::default();
+    let mut lost = shared.udp.lost();
     while !shared.is_stopped() {
         let mut fds = [
             PollFd::new(shared.udp.socket().as_fd(), PollFlags::POLLIN),
@@ -141,6 +142,7 @@ pub(super) fn receive(shared: &Shared) {
             return shared.stop();
         }
         let mut mover = Mover::new(shared);
+        let mut emptied = false;
         for _ in 0..RECEIVES_A_TURN {
             let mut inbound = shared.node.inbound();
             let now = clock::now();
@@ -149,14 +151,17 @@ pub(super) fn receive(shared: &Shared) {
             });
             inbound.flush(&mut mover);
             drop(inbound);
-            match received {
-                Ok(0) => break,
-                Ok(_) => {}
-                Err(error) => {
-                    tracing::debug!(%error, "receiving");
-                    break;
-                }
+            emptied = !matches!(received, Ok(1..));
+            if let Err(error) = received {
+                tracing::debug!(%error, "receiving");
             }
+            if emptied {
+                break;
+            }
+        }
+        if !emptied && lost != shared.udp.lost() {
+            lost = shared.udp.lost();
+            shared.node.inbound().handle_overflow();
         }
         shared.hand_over();
     }

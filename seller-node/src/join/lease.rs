@@ -1,6 +1,8 @@
 //! A lease on disk: the ticket and the data plane's key, so that joining again resumes.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::Duration;
 
 use anyhow::Context;
 use overlay::clock;
@@ -13,10 +15,18 @@ use overlay_proto::ticket::Ticket;
 
 use crate::api::LeaseStatus;
 
+/// How often a lease that is in use is tried, and the pause between two tries.
+const BUSY_TRIES: u32 = 20;
+const BUSY_INTERVAL: Duration = Duration::from_millis(50);
+
 /// A lease that this process alone has open.
 #[derive(Debug)]
 pub(crate) struct Lease {
     store: Store,
+    /// Where its file is.
+    pub(crate) path: PathBuf,
+    /// Whether the file was made now.
+    pub(crate) is_new: bool,
     /// What is stored of it.
     pub(crate) stored: StoredLease,
 }
@@ -28,10 +38,10 @@ impl Lease {
     /// crash would lose; it goes again unless the join succeeds.
     pub(crate) fn open(state: &StateDir, ticket: &Ticket) -> anyhow::Result<Self> {
         let path = state.store_path(Kind::Lease, &name(ticket));
-        match Store::open(&path) {
+        match open_patiently(&path) {
             Ok(store) => {
                 let stored = records::load_lease(&store)?;
-                Ok(Self { store, stored })
+                Ok(Self { store, path, is_new: false, stored })
             }
             Err(StoreError::Absent(_)) => Self::create(&path, ticket),
             Err(error) => Err(explain(error, ticket)),
@@ -47,7 +57,7 @@ impl Lease {
         let mut store = Store::create(path)?;
         records::save_lease(&store, &stored)?;
         store.publish().map_err(|error| explain(error, ticket))?;
-        Ok(Self { store, stored })
+        Ok(Self { store, path: path.to_owned(), is_new: true, stored })
     }
 
     /// Keeps a new lease from here on, with the port it uses and the ticket that opened it.
@@ -57,11 +67,17 @@ impl Lease {
         records::save_lease(&self.store, &self.stored)?;
         Ok(self.store.keep()?)
     }
+}
 
-    /// Removes the lease: its ticket opens nothing any more.
-    pub(crate) fn forget(self) {
-        self.store.remove();
+/// Opens a store, waiting shortly for the processes of a killed program to be gone.
+fn open_patiently(path: &Path) -> Result<Store, StoreError> {
+    for _ in 0..BUSY_TRIES {
+        match Store::open(path) {
+            Err(StoreError::Busy(_)) => thread::sleep(BUSY_INTERVAL),
+            opened => return opened,
+        }
     }
+    Store::open(path)
 }
 
 fn explain(error: StoreError, ticket: &Ticket) -> anyhow::Error {

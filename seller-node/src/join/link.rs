@@ -118,6 +118,14 @@ impl Link {
         self.retry_after = (self.retry_after * 2).min(RETRY_AFTER_MAX);
     }
 
+    /// Returns where the gateway has proved its key, as long as there is a connection.
+    pub(crate) fn remote(&self) -> Option<SocketAddr> {
+        match &self.state {
+            State::Joined(net) | State::Open { net, .. } => Some(net.remote()),
+            State::Waiting(_) | State::Joining(_) | State::Opening(_) | State::Moving => None,
+        }
+    }
+
     /// Says whether messages flow.
     pub(crate) fn is_open(&self) -> bool {
         matches!(self.state, State::Open { .. })

@@ -30,15 +30,20 @@ use overlay_proto::messages::{JoinReply, RefuseReason, ToMember};
 use serde_json::json;
 use vde_switch::time::Instant;
 
+use super::hands::{Facts, Host, HostEvent};
 use super::link::{Link, LinkEvent};
 use super::report::{Report, path_words};
-use super::seat::{Seat, VmEvent};
 use super::story::{News, Story};
-use super::{nonce, refused, tell};
+use super::{Evicted, nonce, refused, tell};
 use crate::api::{LeaseStatus, Request};
+use crate::helper::ask::{Ask, Wiring};
 
 /// How often the data plane's counters are asked for.
 const STATS_INTERVAL: Duration = Duration::from_secs(1);
+/// How often the helper is told which addresses are in use.
+const ALIVE_INTERVAL: Duration = Duration::from_secs(20);
+/// Most addresses that it is told of.
+const ALIVE_MAX: usize = 64;
 /// How long the first path may take until the log says so.
 const PATH_AFTER_MAX: Duration = Duration::from_secs(10);
 
@@ -48,7 +53,8 @@ pub(super) struct Parts {
     pub(super) membership: Membership,
     pub(super) link: Link,
     pub(super) dataplane: DataPlane,
-    pub(super) seat: Seat,
+    pub(super) host: Host,
+    pub(super) wiring: Wiring,
     pub(super) report: Report,
     pub(super) candidates: Vec<SocketAddr>,
     pub(super) port: u16,
@@ -62,7 +68,9 @@ pub(super) struct Member {
     membership: Membership,
     link: Link,
     dataplane: DataPlane,
-    seat: Seat,
+    host: Host,
+    /// What the guest's cable carries, as the helper was told last.
+    wiring: Wiring,
     report: Report,
     candidates: Vec<SocketAddr>,
     port: u16,
@@ -75,6 +83,8 @@ pub(super) struct Member {
     story: Story,
     /// Whether the guest's line was printed, and whether the log complained that it was not.
     told: Told,
+    /// When the helper was told last which addresses are in use.
+    named_at: Instant,
     /// Whether the loss of the control connection was told.
     control_lost: bool,
     /// Why the guest's own end is a failure.
@@ -90,12 +100,14 @@ enum Told {
 
 impl Member {
     pub(super) fn new(parts: Parts, started_at: Instant) -> Self {
-        let Parts { membership, link, dataplane, seat, report, candidates, port, keep } = parts;
+        let Parts { membership, link, dataplane, host, wiring, report, candidates, port, keep } =
+            parts;
         Self {
             membership,
             link,
             dataplane,
-            seat,
+            host,
+            wiring,
             report,
             candidates,
             port,
@@ -106,6 +118,7 @@ impl Member {
             stats: Stats::default(),
             story: Story::default(),
             told: Told::Nothing,
+            named_at: started_at,
             control_lost: false,
             guest_fault: None,
         }
@@ -118,13 +131,16 @@ impl Member {
         signals: Signals,
     ) -> anyhow::Result<()> {
         let ended = self.serve(local, signals).await;
-        let Self { link, dataplane, mut seat, guest_fault, .. } = self;
-        seat.ask_to_end();
+        let Self { link, mut host, guest_fault, .. } = self;
+        // A helper that is gone has taken all with it.
+        let _ = host.say(&Ask::EndMachine);
+        if ended.as_ref().is_err_and(|error| error.is::<Evicted>()) {
+            let _ = host.say(&Ask::Forget);
+        }
         if ended.is_ok() {
             link.leave().await;
         }
-        seat.end().await;
-        dataplane.stop();
+        host.machine_gone().await;
         guest_fault.map_or(ended, |fault| Err(fault.into()))
     }
 
@@ -133,7 +149,6 @@ impl Member {
         local: &mut Server<Request>,
         mut signals: Signals,
     ) -> anyhow::Result<()> {
-        self.tell_machine()?;
         let mut ticks = tokio::time::interval(STATS_INTERVAL);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
@@ -141,10 +156,10 @@ impl Member {
                 () = signals.any() => return Ok(()),
                 event = self.link.next() => self.handle_link(event)?,
                 event = self.dataplane.event() => match event {
-                    Some(event) => self.handle_event(event)?,
+                    Some(event) => self.handle_event(event).await?,
                     None => bail!("the data plane has ended"),
                 },
-                event = self.seat.next() => if self.handle_machine(event)? {
+                event = self.host.next() => if self.handle_host(event?)? {
                     return Ok(());
                 },
                 Call { request, answer } = local.call() => {
@@ -164,39 +179,34 @@ impl Member {
     }
 
     /// Tells what became of the guest's machine, and whether that was its end.
-    fn handle_machine(&mut self, event: VmEvent) -> anyhow::Result<bool> {
+    fn handle_host(&mut self, event: HostEvent) -> anyhow::Result<bool> {
         match event {
-            VmEvent::Ended(ended, pause) => {
-                self.report.guest_exited(&ended.status.to_string(), pause)?;
-                if pause.is_none() && !ended.status.success() {
-                    let words =
-                        if ended.words.is_empty() { "no reason given" } else { &ended.words };
-                    let text = format!("the guest's QEMU ended with {}: {words}", ended.status);
+            HostEvent::MachineEnded { status, success, again, words } => {
+                self.report.guest_exited(&status, again)?;
+                if again.is_none() && !success {
+                    let words = if words.is_empty() { "no reason given" } else { &words };
+                    let text = format!("the guest's QEMU ended with {status}: {words}");
                     self.guest_fault = Some(Fault::new(Exit::Failed, text));
                 }
-                Ok(pause.is_none())
+                Ok(again.is_none())
             }
-            VmEvent::Again(started) => {
-                started?;
-                self.tell_machine()?;
+            HostEvent::MachineStarted(pid) => {
+                if let Some(Facts { program, accel, console }) = self.host.facts() {
+                    self.report.guest_started(program, Some(pid), accel, console.as_deref())?;
+                }
                 Ok(false)
             }
+            HostEvent::Over(fault) => Err(fault.into()),
         }
-    }
-
-    /// Tells that the guest's machine was started, if there is one.
-    fn tell_machine(&self) -> anyhow::Result<()> {
-        if let Seat::Vm(seat) = &self.seat {
-            let (program, pid, accel, console) = seat.facts();
-            self.report.guest_started(&program, pid, accel, console.as_deref())?;
-        }
-        Ok(())
     }
 
     fn handle_link(&mut self, event: LinkEvent) -> anyhow::Result<()> {
         match event {
             LinkEvent::Due => self.link.join(self.membership.request(nonce()?, clock::now())),
             LinkEvent::Joined(JoinReply::Welcome(welcome)) => {
+                if let Some(addr) = self.link.remote() {
+                    self.host.say(&Ask::Joined(addr))?;
+                }
                 let commands = self.membership.handle_welcome(&welcome, clock::now());
                 self.follow(commands)?;
                 if let Some(hello) = self.membership.hello(self.candidates.clone()) {
@@ -254,11 +264,7 @@ impl Member {
         match commands {
             Ok(commands) => {
                 tell(&self.dataplane, &commands)?;
-                if let Some(config) = self.membership.config()
-                    && let Err(error) = self.seat.follow(config)
-                {
-                    tracing::warn!("the guest's interface keeps its MTU: {error:#}");
-                }
+                self.follow_config()?;
                 self.look_at_life()
             }
             Err(MembershipError::Evicted) => Err(self.refused(RefuseReason::Evicted)),
@@ -270,9 +276,20 @@ impl Member {
         }
     }
 
-    fn handle_event(&mut self, event: Event) -> anyhow::Result<()> {
+    /// Has the guest's cable follow a config that changed.
+    fn follow_config(&mut self) -> anyhow::Result<()> {
+        let Some(config) = self.membership.config() else { return Ok(()) };
+        if config.segment != self.wiring.segment || config.routes != self.wiring.routes {
+            self.wiring.segment = config.segment;
+            self.wiring.routes.clone_from(&config.routes);
+            self.host.say(&Ask::Follow(self.wiring.clone()))?;
+        }
+        Ok(())
+    }
+
+    async fn handle_event(&mut self, event: Event) -> anyhow::Result<()> {
         match event {
-            Event::Path { slot, path, reason } => self.handle_path(slot, path, &reason)?,
+            Event::Path { slot, path, reason } => self.handle_path(slot, path, &reason).await?,
             Event::Stats(stats) => self.handle_stats(stats)?,
             Event::PortLost { port: _, reason } => bail!("the guest's interface is gone: {reason}"),
             Event::Refused { reason } => tracing::warn!(reason, "the data plane refused a command"),
@@ -294,16 +311,25 @@ impl Member {
         Ok(())
     }
 
-    fn handle_path(&mut self, slot: Slot, path: PathKind, reason: &str) -> anyhow::Result<()> {
+    async fn handle_path(
+        &mut self,
+        slot: Slot,
+        path: PathKind,
+        reason: &str,
+    ) -> anyhow::Result<()> {
         if self.paths.insert(slot, path).unwrap_or(PathKind::None) == path {
             return Ok(());
         }
+        if let PathKind::Direct(addr) = path {
+            self.host.say(&Ask::Proven(addr))?;
+        }
         if slot == Slot::GATEWAY && self.told != Told::Joined {
+            self.host.ask(&Ask::Open).await?;
             if let (Some(grant), Some(config)) = (self.membership.grant(), self.membership.config())
             {
                 self.told = Told::Joined;
                 let took = clock::now() - self.started_at;
-                self.report.joined(grant, config, &self.seat.words(), path, took)?;
+                self.report.joined(grant, config, &self.host.words(), path, took)?;
             }
             return Ok(());
         }
@@ -358,10 +384,10 @@ impl Member {
     }
 
     fn handle_tick(&mut self) -> anyhow::Result<()> {
-        self.seat.check()?;
         self.dataplane.send(&Command::GetStats)?;
         self.look_at_life()?;
         self.renew()?;
+        self.name_alive()?;
         if self.told == Told::Nothing && clock::now() - self.started_at > PATH_AFTER_MAX {
             self.told = Told::Late;
             tracing::warn!(
@@ -371,13 +397,28 @@ impl Member {
         Ok(())
     }
 
+    /// Names the addresses that are in use, so that the host's guard keeps them open.
+    fn name_alive(&mut self) -> anyhow::Result<()> {
+        let now = clock::now();
+        if now - self.named_at < ALIVE_INTERVAL {
+            return Ok(());
+        }
+        self.named_at = now;
+        let direct = self.paths.values().filter_map(|path| match path {
+            PathKind::Direct(addr) => Some(*addr),
+            PathKind::None | PathKind::Relay => None,
+        });
+        let addrs = direct.take(ALIVE_MAX).collect();
+        self.host.say(&Ask::Alive(addrs))
+    }
+
     fn capture(&self, detail: Detail) -> Answer {
         let body = self.membership.ticket().body();
         let begin = || -> io::Result<Answer> {
             let (records, readers) = capture::pair()?;
             self.dataplane.capture(LocalPort::GUEST, detail, None, records)?;
             let name = format!("{}/{}", body.order_name, body.guest);
-            let captured = Captured { name, words: self.seat.words() };
+            let captured = Captured { name, words: self.host.words() };
             Ok(Answer { value: json!(captured), fd: Some(readers) })
         };
         begin().unwrap_or_else(|error| json!({ "error": error.to_string() }).into())
@@ -404,7 +445,7 @@ impl Member {
             guest: ticket.body().guest.to_string(),
             ipv4: station.map_or(String::new(), |station| station.ipv4.to_string()),
             ipv6: station.map_or(String::new(), |station| station.ipv6.to_string()),
-            attached: self.seat.words(),
+            attached: self.host.words(),
             port: self.port,
             path: path.to_owned(),
             remote,

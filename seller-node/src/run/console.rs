@@ -77,7 +77,7 @@ impl Console {
 }
 
 /// Copies the console to where it belongs, until its end.
-pub(super) fn copy(mut from: impl Read, file: Option<File>) -> io::Result<()> {
+pub(crate) fn copy(mut from: impl Read, file: Option<File>) -> io::Result<()> {
     match file {
         None => copy_to_stdout(&mut from),
         Some(file) => copy_bounded(&mut from, file, FILE_LEN_MAX),
@@ -117,7 +117,7 @@ fn copy_bounded(from: &mut impl Read, mut file: File, max: u64) -> io::Result<()
 }
 
 /// Passes QEMU's words on to stderr and returns the last of them.
-pub(super) fn heed(from: impl Read) -> String {
+pub(crate) fn heed(from: impl Read) -> String {
     let mut tail = VecDeque::new();
     let mut lines = BufReader::new(from);
     let mut passed = 0;

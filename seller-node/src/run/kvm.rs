@@ -14,8 +14,7 @@ use std::thread;
 use std::time::Duration;
 
 use nix::sys::memfd::{MFdFlags, memfd_create};
-
-use super::sys::{Confinement, confine};
+use overlay::confine::{Confinement, confine};
 
 const DEVICE: &str = "/dev/kvm";
 /// Length of the firmware, in bytes.
@@ -91,8 +90,15 @@ fn run(program: &Path, accel: &str, id: u32) -> Result<(), String> {
     command.args(["-no-reboot", "-device", "isa-debug-exit,iobase=0x501,iosize=2"]);
     command.arg("-bios").arg(format!("/dev/fd/{fd}")).env_clear();
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-    let confinement =
-        Confinement { id, group: group(), dir: None, keep: vec![fd], file_size_max: 0 };
+    let confinement = Confinement {
+        user: (id, id),
+        group: group(),
+        dir: None,
+        keep: vec![fd],
+        file_size_max: 0,
+        data_max: None,
+        descriptors_max: None,
+    };
     confine(&mut command, confinement);
     let mut child = command.spawn().map_err(|error| error.to_string())?;
     for _ in 0..LOOKS_MAX {

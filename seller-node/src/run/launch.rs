@@ -1,35 +1,27 @@
-//! Starts a machine, and knows when it has ended.
+//! Starts a machine.
 //!
 //! # Theory of operation
 //! [`Launch`] holds what was checked and opened before anybody was contacted; [`Launch::start`]
 //! adds what the grant says (MAC, MTU, the tap's descriptor) and runs QEMU confined: see
-//! [`super::sys`].
-//! One thread copies the console, one listens to QEMU's own words, one waits for its end and
-//! reports it once, with the last of those words.
+//! [`overlay::confine`]. What it says, on its console and of itself, is read by the control
+//! process: see [`super::console`].
 //!
 //! # Limits
-//! A machine is killed with the thread that starts it, so that must be the program's first. Threads
-//! that copy end with the machine.
+//! A machine is killed with the thread that starts it, so that must be the helper's one.
 
-use std::io;
+use std::fs::File;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::PathBuf;
-use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::thread;
+use std::process::{Child, Command, Stdio};
 
 use anyhow::Context;
-use nix::sys::signal::{Signal, kill};
-use nix::sys::wait::{Id, WaitPidFlag, waitid};
-use nix::unistd::Pid;
-use overlay_proto::grant::Grant;
-use tokio::sync::oneshot;
+use overlay::confine::{Confinement, confine};
+use vde_switch::mac::MacAddr;
 
-use super::console::{self, Console};
+use super::console::Console;
 use super::files::Opened;
 use super::kvm;
 use super::scratch::Scratch;
-use super::sys::{Confinement, confine};
 use super::vet::{Machine, Word};
 
 /// How the guest's processor is made.
@@ -61,21 +53,16 @@ pub(crate) struct Launch {
     pub(super) user: u32,
 }
 
-/// How a machine ended.
-#[derive(Clone, Debug)]
-pub(crate) struct Ended {
-    pub(crate) status: ExitStatus,
-    /// QEMU's last words, on one line.
-    pub(crate) words: String,
-}
-
-/// A machine that was started; killed when dropped.
+/// What a machine that was started says, to be read by whoever has no rights.
 #[derive(Debug)]
-pub(crate) struct Vm {
+pub(crate) struct Started {
     pub(crate) pid: u32,
-    /// Its process, as long as that number is its own.
-    process: Arc<Mutex<Option<Pid>>>,
-    ended: oneshot::Receiver<Ended>,
+    /// Its serial console.
+    pub(crate) stdout: OwnedFd,
+    /// QEMU's own words.
+    pub(crate) stderr: OwnedFd,
+    /// Where the console is written, unless on the terminal.
+    pub(crate) console: Option<File>,
 }
 
 impl Launch {
@@ -108,15 +95,15 @@ impl Launch {
         &self,
         tap: &OwnedFd,
         scratch: &Scratch,
-        grant: &Grant,
+        mac: MacAddr,
         mtu: u16,
-    ) -> anyhow::Result<Vm> {
+    ) -> anyhow::Result<(Child, Started)> {
         let tap = tap.as_raw_fd();
         let console = self.console.file()?;
         let mut command = Command::new(&self.program);
         command.args(self.arguments());
         command.args(["-netdev".to_owned(), format!("tap,id=ovl0,fd={tap},vhost=off")]);
-        let card = format!("virtio-net-pci,netdev=ovl0,mac={},host_mtu={mtu}", grant.station.mac);
+        let card = format!("virtio-net-pci,netdev=ovl0,mac={mac},host_mtu={mtu}");
         command.args(["-device", &card]);
         command.env_clear().env("PATH", "/usr/bin:/bin").env("TMPDIR", ".").env("LANG", "C.UTF-8");
         command.stdin(self.console.stdin()).stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -125,11 +112,22 @@ impl Launch {
             Accel::Kvm | Accel::Given { kvm: true } => kvm::group(),
             Accel::Tcg | Accel::Given { kvm: false } => None,
         };
-        let (id, dir) = (self.user, Some(scratch.fd()));
-        let file_size_max = self.file_size_max();
-        confine(&mut command, Confinement { id, group, dir, keep, file_size_max });
-        let child = command.spawn().with_context(|| format!("{} cannot be run", self.name()))?;
-        Vm::watch(child, console)
+        let confinement = Confinement {
+            user: (self.user, self.user),
+            group,
+            dir: Some(scratch.fd()),
+            keep,
+            file_size_max: self.file_size_max(),
+            data_max: None,
+            descriptors_max: None,
+        };
+        confine(&mut command, confinement);
+        let mut child =
+            command.spawn().with_context(|| format!("{} cannot be run", self.name()))?;
+        let (stdout, stderr) = child.stdout.take().zip(child.stderr.take()).context("piped")?;
+        let (stdout, stderr) = (stdout.into(), stderr.into());
+        let pid = child.id();
+        Ok((child, Started { pid, stdout, stderr, console }))
     }
 
     /// Returns QEMU's words, all but the card's.
@@ -168,67 +166,4 @@ impl Launch {
         let images = self.files.iter().map(|file| file.grows_to).max().unwrap_or(0);
         (self.scratch_max / snapshots.max(1)).max(images)
     }
-}
-
-impl Vm {
-    fn watch(mut child: Child, console: Option<std::fs::File>) -> anyhow::Result<Self> {
-        let pid = child.id();
-        let process = Arc::new(Mutex::new(Some(Pid::from_raw(i32::try_from(pid)?))));
-        let (sender, ended) = oneshot::channel();
-        let stdout = child.stdout.take().context("stdout is piped")?;
-        let stderr = child.stderr.take().context("stderr is piped")?;
-        let copier = thread::spawn(move || {
-            if let Err(error) = console::copy(stdout, console) {
-                tracing::warn!(%error, "the guest's console is no longer shown");
-            }
-        });
-        let listener = thread::spawn(move || console::heed(stderr));
-        let own = Arc::clone(&process);
-        thread::spawn(move || {
-            let status = reap(child, &own);
-            let words = listener.join().unwrap_or_default();
-            let _ = copier.join();
-            if let Ok(status) = status {
-                // Whoever no longer listens has no use for it.
-                let _ = sender.send(Ended { status, words });
-            }
-        });
-        Ok(Self { pid, process, ended })
-    }
-
-    /// Waits for its end. Dropped and called again, nothing is lost; after the end it waits on.
-    pub(crate) async fn ended(&mut self) -> Ended {
-        match (&mut self.ended).await {
-            Ok(ended) => ended,
-            Err(_) => std::future::pending().await,
-        }
-    }
-
-    /// Sends it a signal unless it has ended.
-    pub(crate) fn signal(&self, signal: Signal) {
-        let process = self.process.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(pid) = *process {
-            // It is a child that nobody has waited for, so the number is its own.
-            let _ = kill(pid, signal);
-        }
-    }
-}
-
-impl Drop for Vm {
-    fn drop(&mut self) {
-        self.signal(Signal::SIGKILL);
-    }
-}
-
-/// Waits for a process; its number is taken back before it can become another's.
-fn reap(mut child: Child, process: &Mutex<Option<Pid>>) -> io::Result<ExitStatus> {
-    let pid = Pid::from_raw(i32::try_from(child.id()).map_err(io::Error::other)?);
-    let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT;
-    while let Err(errno) = waitid(Id::Pid(pid), flags) {
-        if errno != nix::errno::Errno::EINTR {
-            return Err(errno.into());
-        }
-    }
-    *process.lock().unwrap_or_else(PoisonError::into_inner) = None;
-    child.wait()
 }

@@ -86,7 +86,7 @@ fn play(count: usize) -> Result<Value> {
         let words = ["join", &ticket, "--attach", &attach, "--state"].map(str::to_owned).to_vec();
         starts.push((host, seat, words, state));
     }
-    let before = Vitals::of(&gateway.process)?;
+    let before = Vitals::of_tree(&gateway.process)?;
     let started = Instant::now();
     let mut waits = Vec::new();
     for (host, _, words, state) in &starts {
@@ -106,7 +106,7 @@ fn play(count: usize) -> Result<Value> {
         Ok(lines.filter(|guest| guest["state"] == "up").count() == count)
     })?;
     let known = started.elapsed();
-    let after = Vitals::of(&gateway.process)?;
+    let after = Vitals::of_tree(&gateway.process)?;
     // The first hears of the last, which joined after it, and reaches it directly.
     let (_, first, ..) = &starts[0];
     let last = [10, 77, 0, u8::try_from(9 + count).context("a /24 has room")?];

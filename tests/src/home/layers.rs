@@ -15,7 +15,9 @@ use std::net::Ipv4Addr;
 
 use anyhow::{Context, Result, ensure};
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
-use vde_attach::pair::{PairWire, TapPair};
+use vde_attach::wire::{GuestEnd, LeaseWire, WireSpec};
+use vde_switch::mac::MacAddr;
+use vde_switch::station::{self, Broadcast, Segment};
 
 use super::Home;
 use super::frames::Station;
@@ -142,7 +144,7 @@ pub struct Unpoliced {
     pub seat: Seat,
     /// The namespaces of both leases.
     pub leases: Vec<Netns>,
-    _wires: [PairWire; 2],
+    _wires: [LeaseWire; 2],
 }
 
 impl Unpoliced {
@@ -181,10 +183,21 @@ fn lease(
     home: &mut Home,
     name: &str,
     station: Station,
-) -> Result<(Host, std::os::fd::OwnedFd, PairWire, Patch)> {
+) -> Result<(Host, std::os::fd::OwnedFd, LeaseWire, Patch)> {
     let guest = home.lab.guest(name)?;
     guest.must("sysctl -qw net.ipv6.conf.default.accept_dad=0")?;
-    let (theirs, data, wire) = TapPair::open(MTU).context("a lease's cable")?.into_parts();
+    let own =
+        station::Station { mac: MacAddr(station.mac), ipv4: station.ipv4, ipv6: station.ipv6 };
+    let segment = Segment {
+        ipv4: (Ipv4Addr::new(10, 77, 0, 0), 24),
+        ipv6: (std::net::Ipv6Addr::from_bits(station.ipv6.to_bits() >> 64 << 64), 64),
+        mtu: MTU,
+        broadcast: Broadcast::On,
+    };
+    let spec = WireSpec { station: own, segment, routes: Vec::new() };
+    let (mut wire, ends) = LeaseWire::open(&spec, GuestEnd::Tap).context("a lease's wire")?;
+    let (theirs, data) = (ends.guest.context("a hypervisor's end")?, ends.data);
+    wire.up()?;
     for fd in [&theirs, &data] {
         let flags = OFlag::from_bits_truncate(fcntl(fd, FcntlArg::F_GETFL)?);
         fcntl(fd, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;

@@ -112,6 +112,31 @@ impl Process {
         matches!(self.child.try_wait(), Ok(None))
     }
 
+    /// Returns the numbers of its processes: its own, then those of its children and theirs.
+    #[must_use]
+    pub fn pids(&self) -> Vec<u32> {
+        let mut pids = vec![self.pid()];
+        let mut next = 0;
+        while let Some(pid) = pids.get(next) {
+            let children = format!("/proc/{pid}/task/{pid}/children");
+            let children = std::fs::read_to_string(children).unwrap_or_default();
+            pids.extend(children.split_whitespace().flat_map(str::parse::<u32>));
+            next += 1;
+        }
+        pids
+    }
+
+    /// Sends a signal to each of its processes, those that have ended meanwhile aside.
+    ///
+    /// # Errors
+    /// When it is gone.
+    pub fn signal_all(&self, signal: Signal) -> Result<()> {
+        for pid in self.pids().into_iter().skip(1) {
+            let _ = kill(Pid::from_raw(i32::try_from(pid)?), signal);
+        }
+        self.signal(signal)
+    }
+
     /// Sends it a signal.
     ///
     /// # Errors

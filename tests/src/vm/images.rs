@@ -11,17 +11,19 @@ use super::{cache_dir, plain, run, unpacked_dir};
 /// Debian's release.
 const SUITE: &str = "bookworm";
 /// What Debian is made of, beside its essential packages.
-const PACKAGES: &str = "linux-image-cloud-amd64,systemd-sysv,udev,dbus,iproute2,iputils-ping,zstd";
+const PACKAGES: &str = "linux-image-cloud-amd64,systemd-sysv,udev,dbus,iproute2,iputils-ping,zstd,\
+                        nftables";
 /// Size of Debian's disk; what is not used takes no room.
 const DISK_SIZE: &str = "700M";
 /// Files that Debian gets beside its packages.
-const FILES: [(&str, &str); 3] = [
+const FILES: [(&str, &str); 4] = [
+    ("etc/systemd/system/gate.service", include_str!("guest/debian/gate.service")),
     ("etc/systemd/network/10-lan.network", include_str!("guest/debian/lan.network")),
     ("etc/systemd/system/lan-report.service", include_str!("guest/debian/lan-report.service")),
     ("usr/local/sbin/lan-report", include_str!("guest/debian/lan-report.sh")),
 ];
 /// Services that start with it.
-const SERVICES: [&str; 2] = ["systemd-networkd", "lan-report"];
+const SERVICES: [&str; 3] = ["systemd-networkd", "lan-report", "gate"];
 
 /// Returns the command line, without network, of a Debian with systemd-networkd as its packages
 /// make it. What it writes is thrown away. When it is not in the cache it is made now, which takes
@@ -101,7 +103,7 @@ pub fn ipxe(dir: &Path, url: &str) -> Result<Vec<String>> {
          imgstat\nreboot\n"
     );
     fs::write(&script, text).with_context(|| format!("write {}", script.display()))?;
-    let image = found("boot/ipxe.lkrn")?;
+    let image = ipxe_image()?;
     // Only then does the BIOS, and by it iPXE, speak on the serial port.
     let mut words = plain(256);
     words.extend(["-machine", "graphics=off", "-kernel", &image, "-initrd"].map(str::to_owned));
@@ -142,6 +144,14 @@ pub fn uefi(dir: &Path, url: &str, pinged: [&str; 2]) -> Result<Vec<String>> {
     // With a boot order it does not try the network before the shell.
     words.push("virtio-blk-pci,drive=script,bootindex=0".to_owned());
     Ok(words)
+}
+
+/// Returns the path of iPXE as a kernel.
+///
+/// # Errors
+/// When it is not installed.
+pub fn ipxe_image() -> Result<String> {
+    found("boot/ipxe.lkrn")
 }
 
 /// Returns where a file of a package is: unpacked in the cache, or installed.

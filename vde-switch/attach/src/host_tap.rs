@@ -1,49 +1,69 @@
 //! A tap that somebody else's hypervisor holds: looked at, taken out of the host's network, and
-//! joined to a tap of our own.
+//! joined to a tap of our own by the guest's rules.
 //!
 //! # Theory of operation
 //! A tap has one descriptor, and the hypervisor has it. So ours stands beside it, and the two are
-//! joined by [`Forward`]: the host's stack sees no frame of either. Super-frames and checksums that
-//! are left undone pass as they are; the kernel finishes what the hypervisor's side cannot take.
+//! joined by [`crate::rules`], in the host's own namespace: the host's stack sees no frame of
+//! either, and what the host itself would say by the hypervisor's tap ends at a rule of its own.
+//! Behind these stand tables of other families that drop what comes in by the two names, should
+//! the first ever be gone.
+//! Nobody can try the wire through a descriptor that another holds, so the canaries are sent first
+//! through a [`LeaseWire`] of the same guest, whose rules are the same.
 //!
 //! Our tap is named after the index of theirs: a second program that serves the same tap finds the
 //! name taken. It goes with its descriptor, also after a kill; the table stays then, which keeps
 //! the guest from the host, and is replaced by the next. At a regular end the hypervisor's tap is
 //! set down before the table goes.
 //!
+//! [`HostTap::check`] compares with what was made: both taps, their addresses, the rules. On a
+//! difference the hypervisor's tap goes down, then ours, then it is said.
+//!
 //! # Limits
-//! The host keeps its power over the interface: who is root may put it into a bridge, give it an
-//! address or send into it by a packet socket. [`HostTap::check`] notices the bridge and a tap that
-//! has gone, when asked. What the guest sends reaches the host's kernel first, virtio-net header
-//! and all.
+//! The host keeps its power over the interface: who is root may put it into a bridge or give it an
+//! address, and the guest is unplugged for it; a packet socket of his can listen, and cannot speak.
+//! Whoever flushes all rules of the host opens the tap to the host's stack until it is noticed:
+//! the kernel tells at once by [`HostTap::watch_fds`], and not by itself. A hypervisor that deletes
+//! its tap and makes it again has ended the lease; of a kernel before 6.13, which forgets the
+//! chain with the interface, the new tap has the tables behind alone, until they go. What the guest
+//! sends reaches the host's kernel first, virtio-net header and all.
 
-use std::fs;
+use std::fs::File;
 use std::io;
-use std::path::Path;
-use std::process::{Command, Stdio};
+use std::net::IpAddr;
+use std::os::fd::{AsFd, BorrowedFd};
 
-use nix::net::if_::if_nametoindex;
-use serde_json::Value;
-
-use crate::forward::{Forward, ForwardError, TableName};
-use crate::link::{self, LinkError};
+use crate::netlink::generation::Rules;
+use crate::netlink::route::{Change, Link, Links};
+use crate::netns::run_in;
+use crate::nft::{Counts, Nft};
+use crate::rules::{Cable, Place, TableName};
+use crate::sysctl;
 use crate::tap::{IfName, Tap, TapError, TapOptions};
+use crate::wire::difference::{Difference, Expected};
+use crate::wire::loaded::{Loaded, Scope};
+use crate::wire::{GuestEnd, LeaseWire, WireError, WireSpec};
 
 /// A tap of the host that may be joined.
 #[derive(Debug)]
 pub struct HostTap {
     name: IfName,
-    index: u32,
+    /// The hypervisor's.
+    theirs: Link,
     own: IfName,
+    netns: File,
+    links: Links,
+    rules: Rules,
     joined: Option<Joined>,
 }
 
 /// What is undone at the end.
 #[derive(Debug)]
 struct Joined {
-    _forward: Forward,
+    loaded: Loaded,
+    generation: u32,
+    /// The hypervisor's and ours.
+    ends: [Expected; 2],
     /// What the hypervisor's tap had before.
-    mtu: Option<u16>,
     ipv6: Option<String>,
 }
 
@@ -53,14 +73,20 @@ impl HostTap {
     /// # Errors
     /// [`HostTapError`] says what is in the way.
     pub fn find(name: &IfName) -> Result<Self, HostTapError> {
-        let index = index_of(name).ok_or_else(|| HostTapError::Missing(name.clone()))?;
-        let look = Look::read(name)?;
-        look.check(name)?;
-        let own = IfName::fit(&format!("ovlt-{index}"));
-        if index_of(&own).is_some() {
+        let netns = File::open("/proc/thread-self/ns/net").map_err(WireError::Namespace)?;
+        let mut links = Links::open_among_others().map_err(WireError::Netlink)?;
+        let rules = Rules::open().map_err(WireError::Netlink)?;
+        let list = links.list().map_err(WireError::Netlink)?;
+        let theirs = list.iter().find(|link| link.name == name.as_str());
+        let theirs = theirs.ok_or_else(|| HostTapError::Missing(name.clone()))?.clone();
+        let addresses = links.addresses().map_err(WireError::Netlink)?;
+        look(&theirs, name, &list, &addresses)?;
+        let own = IfName::fit(&format!("ovlt-{}", theirs.index));
+        if list.iter().any(|link| link.name == own.as_str()) {
             return Err(HostTapError::InUse(name.clone()));
         }
-        Ok(Self { name: name.clone(), index, own, joined: None })
+        let joined = None;
+        Ok(Self { name: name.clone(), theirs, own, netns, links, rules, joined })
     }
 
     /// Returns the tap's name.
@@ -69,53 +95,169 @@ impl HostTap {
         &self.name
     }
 
-    /// Joins the tap to one of our own, brings both up and returns ours; `mtu` in bytes of L3.
+    /// Joins the tap to one of our own by the rules of a guest, brings both up and returns ours.
     ///
     /// # Errors
     /// [`HostTapError`]; nothing is left behind.
-    pub fn join(&mut self, mtu: u16) -> Result<Tap, HostTapError> {
-        let look = Look::read(&self.name)?;
-        look.check(&self.name)?;
-        let ours = Tap::open(&self.own, TapOptions::default()).map_err(|error| match error {
-            TapError::Exists(_) => HostTapError::InUse(self.name.clone()),
-            error => HostTapError::Tap(error),
-        })?;
-        set_ipv6_disabled(&self.own, "1");
-        // Before either is up: no frame passes that the rules have not seen.
-        let forward = Forward::install(TableName::of(&self.name), &self.name, &self.own)?;
-        let ipv6 = ipv6_disabled(&self.name);
-        set_ipv6_disabled(&self.name, "1");
-        self.joined = Some(Joined { _forward: forward, mtu: look.mtu, ipv6 });
-        for name in [&self.own, &self.name] {
-            link::set_mtu_and_up(name, mtu)?;
+    pub fn join(&mut self, spec: &WireSpec) -> Result<Tap, HostTapError> {
+        LeaseWire::open(spec, GuestEnd::Tap)?;
+        let Self { name, theirs, own, links, .. } = &mut *self;
+        let list = links.list().map_err(WireError::Netlink)?;
+        if !list.iter().any(|link| link.index == theirs.index && link.name == theirs.name) {
+            return Err(HostTapError::Gone(name.clone()));
         }
+        let addresses = links.addresses().map_err(WireError::Netlink)?;
+        look(theirs, name, &list, &addresses)?;
+        let cable = Cable {
+            table: TableName::of(name),
+            guest: name.clone(),
+            data: own.clone(),
+            place: Place::Host,
+        };
+        let (name, own) = (name.clone(), own.clone());
+        let (ours, loaded, ipv6) = run_in(self.netns.as_fd(), || {
+            let ours = Tap::open(&own, TapOptions::default()).map_err(|error| match error {
+                TapError::Exists(_) => HostTapError::InUse(name.clone()),
+                error => WireError::Tap(error).into(),
+            })?;
+            silence(&own, "1").map_err(WireError::Switch)?;
+            // Before either is up: no frame passes that the rules have not seen.
+            let loaded = Loaded::load(Nft::default(), spec, cable, Scope::Tables)?;
+            let ipv6 = sysctl::get(&ipv6_switch(&name));
+            silence(&name, "1").map_err(WireError::Switch)?;
+            Ok::<_, HostTapError>((ours, loaded, ipv6))
+        })
+        .map_err(WireError::Namespace)??;
+        let found = self.links.find(&self.own).map_err(WireError::Netlink)?;
+        let found = found.ok_or_else(|| Difference::Gone(self.own.to_string()))?;
+        let ends = [Expected { link: self.theirs.clone() }, Expected { link: found }];
+        let generation = 0;
+        self.joined = Some(Joined { loaded, generation, ends, ipv6 });
+        self.set(Some(true), Some(spec.segment.mtu))?;
+        self.check()?;
         Ok(ours)
     }
 
-    /// Follows the segment's MTU, in bytes of L3.
+    /// Follows an order whose MTU or networks have changed; connections live on.
     ///
     /// # Errors
-    /// [`LinkError`], with the words of `ip`.
-    pub fn set_mtu(&self, mtu: u16) -> Result<(), LinkError> {
-        link::set_mtu(&self.own, mtu)?;
-        link::set_mtu(&self.name, mtu)
+    /// [`HostTapError`]; the guest is unplugged then.
+    pub fn retarget(&mut self, spec: &WireSpec) -> Result<(), HostTapError> {
+        spec.check()?;
+        let Some(joined) = &mut self.joined else { return Ok(()) };
+        let replaced = run_in(self.netns.as_fd(), || joined.loaded.replace(spec));
+        let replaced = replaced.map_err(WireError::Namespace).and_then(|result| result);
+        if let Err(error) = replaced.and_then(|()| self.set(None, Some(spec.segment.mtu))) {
+            self.down();
+            return Err(error.into());
+        }
+        self.check()
     }
 
-    /// Looks whether the tap is still there, and still in no bridge. Costs two system calls.
+    /// Looks whether both taps are there, in no bridge and without addresses, and the rules as they
+    /// were loaded; `nft` is run only where the kernel says that there are other rules.
     ///
     /// # Errors
-    /// [`HostTapError::Gone`], [`HostTapError::Bridged`].
-    pub fn check(&self) -> Result<(), HostTapError> {
-        if index_of(&self.name) != Some(self.index) {
-            return Err(HostTapError::Gone(self.name.clone()));
+    /// [`HostTapError::Gone`], [`HostTapError::Bridged`], [`HostTapError::Addressed`] or
+    /// [`WireError::Changed`]; the guest is unplugged then, also if it could not be looked.
+    pub fn check(&mut self) -> Result<(), HostTapError> {
+        self.links.heard.drain();
+        let heard = self.rules.heard.drain();
+        let result = self.look_again(heard);
+        if result.is_err() && self.joined.is_some() {
+            self.down();
         }
-        let master = Path::new("/sys/class/net").join(self.name.as_str()).join("master");
-        match fs::read_link(master) {
-            Ok(bridge) => {
-                let bridge = bridge.file_name().unwrap_or_default().to_string_lossy().into_owned();
-                Err(HostTapError::Bridged { name: self.name.clone(), bridge })
+        result
+    }
+
+    fn look_again(&mut self, heard: bool) -> Result<(), HostTapError> {
+        let list = self.links.list().map_err(WireError::Netlink)?;
+        let addresses = self.links.addresses().map_err(WireError::Netlink)?;
+        let theirs = Expected { link: self.theirs.clone() };
+        match theirs.compare_place(&list) {
+            Ok(_) => {}
+            Err(Difference::Gone(_)) => return Err(HostTapError::Gone(self.name.clone())),
+            Err(Difference::Enslaved(_, bridge)) => {
+                return Err(HostTapError::Bridged { name: self.name.clone(), bridge });
             }
-            Err(_) => Ok(()),
+            Err(other) => return Err(WireError::Changed(other).into()),
+        }
+        let Some(joined) = &mut self.joined else { return Ok(()) };
+        let [_, ours] = &joined.ends;
+        ours.compare(&list).map_err(WireError::Changed)?;
+        for end in &joined.ends {
+            let own = addresses.iter().find(|(index, _)| *index == end.link.index);
+            if let Some((_, address)) = own {
+                let (name, address) = (end.link.name.clone(), address.to_string());
+                return Err(HostTapError::Addressed { name: IfName::fit(&name), address });
+            }
+        }
+        let generation = self.rules.generation().map_err(WireError::Netlink)?;
+        let same = !heard && generation == joined.generation;
+        let names = [&self.name, &self.own];
+        run_in(self.netns.as_fd(), || {
+            for name in names {
+                let switch = ipv6_switch(name);
+                if let Some(value) = sysctl::get(&switch).filter(|value| value != "1") {
+                    return Err(Difference::Switch("disable_ipv6", value).into());
+                }
+            }
+            if !same && !joined.loaded.is_listed()? {
+                return Err(Difference::Rules.into());
+            }
+            if !same && !joined.loaded.is_hooked()? {
+                return Err(Difference::Hooks.into());
+            }
+            if !same && let count @ 1.. = joined.loaded.reached()? {
+                return Err(Difference::Reached(count).into());
+            }
+            Ok::<_, WireError>(())
+        })
+        .map_err(WireError::Namespace)??;
+        joined.generation = generation;
+        Ok(())
+    }
+
+    /// Returns what becomes readable when something has changed on the host: time for
+    /// [`HostTap::check`], which reads it. On a busy host that is often.
+    #[must_use]
+    pub fn watch_fds(&self) -> [BorrowedFd<'_>; 2] {
+        [self.links.heard.as_fd(), self.rules.heard.as_fd()]
+    }
+
+    /// Returns what the rules have stopped, by name.
+    ///
+    /// # Errors
+    /// When they cannot be read.
+    pub fn counters(&self) -> Result<Counts, HostTapError> {
+        let Some(joined) = &self.joined else { return Ok(Counts::default()) };
+        let counts = run_in(self.netns.as_fd(), || joined.loaded.counts());
+        Ok(counts.map_err(WireError::Namespace)??)
+    }
+
+    /// Sets both taps; ours is to be found so from then on.
+    fn set(&mut self, up: Option<bool>, mtu: Option<u16>) -> Result<(), WireError> {
+        let Some(joined) = &mut self.joined else { return Ok(()) };
+        for end in joined.ends.iter_mut().rev() {
+            let change = Change { up, mtu, no_arp: None };
+            self.links.change(end.link.index, change).map_err(WireError::Netlink)?;
+            end.link.is_up = up.unwrap_or(end.link.is_up);
+            end.link.mtu = mtu.map_or(end.link.mtu, u32::from);
+        }
+        Ok(())
+    }
+
+    /// Unplugs the guest, whatever the taps are called by now; one that is gone is down.
+    fn down(&mut self) {
+        let ours = self.joined.iter_mut().flat_map(|joined| joined.ends.get_mut(1));
+        let mut indexes = vec![self.theirs.index];
+        for end in ours {
+            end.link.is_up = false;
+            indexes.push(end.link.index);
+        }
+        for index in indexes {
+            // It is an error already that is on its way.
+            let _ = self.links.down(index);
         }
     }
 }
@@ -123,93 +265,58 @@ impl HostTap {
 impl Drop for HostTap {
     fn drop(&mut self) {
         let Some(joined) = self.joined.take() else { return };
-        if index_of(&self.name) != Some(self.index) {
-            return;
-        }
         // Down: a guest that lives on must not find the host behind its tap now that the rules go.
         // It may be deleted at this very moment, so nothing here is an error.
-        let _ = link::set_down(&self.name, joined.mtu);
-        if let Some(ipv6) = &joined.ipv6 {
-            set_ipv6_disabled(&self.name, ipv6);
-        }
+        let mtu = u16::try_from(self.theirs.mtu).ok();
+        let change = Change { up: Some(false), no_arp: None, mtu };
+        let _ = self.links.change(self.theirs.index, change);
+        let list = self.links.list().unwrap_or_default();
+        let now = list.iter().find(|link| link.index == self.theirs.index);
+        let _ = run_in(self.netns.as_fd(), || {
+            if let (Some(now), Some(value)) = (now, &joined.ipv6) {
+                let _ = silence(&IfName::fit(&now.name), value);
+            }
+            joined.loaded.delete()
+        });
     }
 }
 
-fn index_of(name: &IfName) -> Option<u32> {
-    if_nametoindex(name.as_str()).ok()
-}
-
-fn ipv6_key(name: &IfName) -> String {
-    format!("/proc/sys/net/ipv6/conf/{name}/disable_ipv6")
-}
-
-fn ipv6_disabled(name: &IfName) -> Option<String> {
-    fs::read_to_string(ipv6_key(name)).ok().map(|text| text.trim().to_owned())
+fn ipv6_switch(name: &IfName) -> String {
+    format!("ipv6/conf/{name}/disable_ipv6")
 }
 
 /// Absent where the kernel has no IPv6; then there is nothing to switch off.
-fn set_ipv6_disabled(name: &IfName, value: &str) {
-    let _ = fs::write(ipv6_key(name), value);
+fn silence(name: &IfName, value: &str) -> io::Result<()> {
+    sysctl::set(&ipv6_switch(name), value).map(drop)
 }
 
-/// What the kernel says of an interface.
-#[derive(Debug, PartialEq, Eq)]
-struct Look {
-    is_tap: bool,
-    /// The bridge or bond it is in.
-    master: Option<String>,
-    /// An address that somebody gave it.
-    address: Option<String>,
-    mtu: Option<u16>,
-}
-
-impl Look {
-    fn read(name: &IfName) -> Result<Self, HostTapError> {
-        let output = Command::new("ip")
-            .args(["-j", "-d", "addr", "show", "dev", name.as_str()])
-            .stdin(Stdio::null())
-            .output()
-            .map_err(|error| match error.kind() {
-                io::ErrorKind::NotFound => LinkError::NoIp,
-                _ => LinkError::Run(error),
-            })?;
-        let gone = || HostTapError::Missing(name.clone());
-        if !output.status.success() {
-            return Err(gone());
-        }
-        Self::parse(&output.stdout).ok_or_else(gone)
+/// Checks that a tap is one, and nobody's.
+fn look(
+    link: &Link,
+    name: &IfName,
+    list: &[Link],
+    addresses: &[(u32, IpAddr)],
+) -> Result<(), HostTapError> {
+    let name = name.clone();
+    if !link.is_tap {
+        return Err(HostTapError::NoTap(name));
     }
-
-    /// Reads what `ip -j -d addr show dev NAME` prints.
-    fn parse(json: &[u8]) -> Option<Self> {
-        let all: Value = serde_json::from_slice(json).ok()?;
-        // Older versions print an empty object for each interface that was not asked for.
-        let one = all.as_array()?.iter().find(|one| one.get("ifname").is_some())?;
-        let text = |value: &Value| value.as_str().map(str::to_owned);
-        let info = &one["linkinfo"];
-        let addresses = one["addr_info"].as_array().map_or(&[][..], Vec::as_slice);
-        // A link-local address comes by itself, and goes when IPv6 is switched off.
-        let given = addresses.iter().find(|one| one["scope"] != "link" || one["family"] == "inet");
-        Some(Self {
-            is_tap: info["info_kind"] == "tun" && info["info_data"]["type"] == "tap",
-            master: one.get("master").and_then(text),
-            address: given.and_then(|one| text(&one["local"])),
-            mtu: one["mtu"].as_u64().and_then(|mtu| u16::try_from(mtu).ok()),
-        })
+    if let Some(master) = link.master {
+        let bridge = list.iter().find(|other| other.index == master);
+        let bridge = bridge.map_or_else(|| "a bridge".to_owned(), |link| link.name.clone());
+        return Err(HostTapError::Bridged { name, bridge });
     }
-
-    fn check(&self, name: &IfName) -> Result<(), HostTapError> {
-        let name = name.clone();
-        match self {
-            Self { is_tap: false, .. } => Err(HostTapError::NoTap(name)),
-            Self { master: Some(bridge), .. } => {
-                Err(HostTapError::Bridged { name, bridge: bridge.clone() })
-            }
-            Self { address: Some(address), .. } => {
-                Err(HostTapError::Addressed { name, address: address.clone() })
-            }
-            Self { .. } => Ok(()),
-        }
+    // A link-local address comes by itself, and goes when IPv6 is switched off.
+    let given = |(index, address): &&(u32, IpAddr)| {
+        let by_itself = match address {
+            IpAddr::V4(_) => false,
+            IpAddr::V6(address) => address.is_unicast_link_local(),
+        };
+        *index == link.index && !by_itself
+    };
+    match addresses.iter().find(given) {
+        Some((_, address)) => Err(HostTapError::Addressed { name, address: address.to_string() }),
+        None => Ok(()),
     }
 }
 
@@ -247,57 +354,22 @@ pub enum HostTapError {
     /// It was deleted while it was joined.
     #[error("tap {0} is gone: has its hypervisor ended?")]
     Gone(IfName),
-    /// Our own tap cannot be made.
+    /// The two cannot be joined, or somebody has changed what joins them.
     #[error(transparent)]
-    Tap(#[from] TapError),
-    /// The two cannot be joined.
-    #[error(transparent)]
-    Forward(#[from] ForwardError),
-    /// One of the two cannot be set up.
-    #[error(transparent)]
-    Link(#[from] LinkError),
+    Wire(#[from] WireError),
+}
+
+impl From<Difference> for HostTapError {
+    fn from(difference: Difference) -> Self {
+        Self::Wire(difference.into())
+    }
+}
+
+impl From<crate::wire::SpecError> for HostTapError {
+    fn from(error: crate::wire::SpecError) -> Self {
+        Self::Wire(error.into())
+    }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const TAP: &str = r#"[{},{"ifindex":7,"ifname":"vnet0","flags":["UP"],"mtu":1500,MASTER
-        "linkinfo":{"info_kind":"tun","info_data":{"type":"tap","pi":false,"vnet_hdr":true}},
-        "addr_info":[{"family":"inet6","local":"fe80::1","scope":"link"}ADDRESS]}]"#;
-
-    fn judge(master: &str, address: &str) -> Result<(), String> {
-        let json = TAP.replace("MASTER", master).replace("ADDRESS", address);
-        let look = Look::parse(json.as_bytes()).expect("as ip prints it");
-        look.check(&"vnet0".parse().expect("a name")).map_err(|error| error.to_string())
-    }
-
-    #[test]
-    fn a_free_tap_passes_and_any_other_is_refused_with_a_cure() {
-        assert_eq!(judge("", ""), Ok(()));
-        let bridged = judge("\"master\":\"vmbr0\",", "").expect_err("in a bridge");
-        assert!(bridged.contains("vmbr0") && bridged.contains("nomaster"), "{bridged}");
-        let v4 = r#",{"family":"inet","local":"10.0.0.1","scope":"global"}"#;
-        let v6 = r#",{"family":"inet6","local":"fd00::1","scope":"global"}"#;
-        let link4 = r#",{"family":"inet","local":"169.254.0.1","scope":"link"}"#;
-        for (json, address) in [(v4, "10.0.0.1"), (v6, "fd00::1"), (link4, "169.254.0.1")] {
-            let text = judge("", json).expect_err(address);
-            assert!(text.contains(address), "{text}");
-        }
-    }
-
-    #[test]
-    fn what_is_no_tap_or_not_there_is_said() {
-        let veth = r#"[{"ifname":"v","mtu":1500,"linkinfo":{"info_kind":"veth"},"addr_info":[]}]"#;
-        let tun = veth.replace("\"veth\"", r#""tun","info_data":{"type":"tun"}"#);
-        for json in [veth, &tun] {
-            let look = Look::parse(json.as_bytes()).expect("as ip prints it");
-            assert!(!look.is_tap, "{json}");
-        }
-        for json in ["", "[]", "[{}]", "{}", "nonsense"] {
-            assert_eq!(Look::parse(json.as_bytes()), None, "{json}");
-        }
-        let missing = HostTap::find(&"no-such-tap".parse().expect("a name"));
-        assert!(matches!(missing, Err(HostTapError::Missing(_))), "{missing:?}");
-    }
-}
+mod tests;

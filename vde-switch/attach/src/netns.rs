@@ -11,6 +11,7 @@
 
 use std::fs::{self, File};
 use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::linux::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::thread;
@@ -22,7 +23,7 @@ const NAMED_NETNS_FOLDER: &str = "/run/netns";
 
 /// What a new namespace has without anybody's doing: the loopback, and the unconfigured fallback
 /// devices of tunnel modules that the host has loaded.
-const MADE_BY_KERNEL: [&str; 10] = [
+pub(crate) const MADE_BY_KERNEL: [&str; 10] = [
     "lo", "sit0", "tunl0", "ip6tnl0", "gre0", "gretap0", "erspan0", "ip6gre0", "ip_vti0",
     "ip6_vti0",
 ];
@@ -84,17 +85,7 @@ impl Netns {
     /// # Panics
     /// When the closure does.
     pub fn run<T: Send>(&self, inside: impl FnOnce() -> T + Send) -> Result<T, NetnsError> {
-        let result = thread::scope(|scope| {
-            let thread = scope.spawn(|| {
-                setns(&self.file, CloneFlags::CLONE_NEWNET)?;
-                Ok::<T, nix::Error>(inside())
-            });
-            thread.join()
-        });
-        match result {
-            Ok(result) => result.map_err(|errno| self.system(errno.into())),
-            Err(panic) => std::panic::resume_unwind(panic),
-        }
+        run_in(self.file.as_fd(), inside).map_err(|source| self.system(source))
     }
 
     /// Checks that nothing but `lo` leads anywhere from there.
@@ -113,6 +104,10 @@ impl Netns {
         }
     }
 
+    pub(crate) fn fd(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
+    }
+
     fn id(&self) -> io::Result<(u64, u64)> {
         let metadata = self.file.metadata()?;
         Ok((metadata.st_dev(), metadata.st_ino()))
@@ -120,6 +115,24 @@ impl Netns {
 
     fn system(&self, source: io::Error) -> NetnsError {
         NetnsError::System { name: self.name.clone(), source }
+    }
+}
+
+/// Runs a closure in a network namespace, on a thread of its own, and waits for it.
+pub(crate) fn run_in<T: Send>(
+    netns: BorrowedFd<'_>,
+    inside: impl FnOnce() -> T + Send,
+) -> io::Result<T> {
+    let result = thread::scope(|scope| {
+        let thread = scope.spawn(|| {
+            setns(netns, CloneFlags::CLONE_NEWNET)?;
+            Ok::<T, nix::Error>(inside())
+        });
+        thread.join()
+    });
+    match result {
+        Ok(result) => Ok(result?),
+        Err(panic) => std::panic::resume_unwind(panic),
     }
 }
 

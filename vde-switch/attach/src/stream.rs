@@ -1,15 +1,15 @@
 //! A guest's cable as a unix socket: QEMU's `-netdev stream` and what speaks like it.
 //!
 //! # Theory of operation
-//! A [`StreamPort`] is a thread between the peer's socket and a pair of SEQPACKET sockets whose
-//! other end is the data plane's: there a datagram is one frame behind a virtio-net header, as with
-//! a tap. Towards the peer frames are finished (cut and summed) before they are written; from it
-//! they come finished, and their header is empty.
-//!
-//! Who calls whom is found out again and again: if somebody listens at the path, it is called (QEMU
-//! with `server=on`); otherwise the path is listened at (QEMU as client, which calls again if told
-//! so). A socket file that nobody listens at, left by a killed program, is replaced; one that takes
-//! the place of ours, as QEMU's does when it starts later, is called.
+//! Two processes serve it, so that no byte of a guest is read by one with rights. A [`StreamSeat`]
+//! has the path: it finds out again and again who calls whom. If somebody listens there, it is
+//! called (QEMU with `server=on`); otherwise the path is listened at (QEMU as client, which calls
+//! again if told so). A socket file that nobody listens at, left by a killed program, is replaced;
+//! one that takes the place of ours, as QEMU's does when it starts later, is called. The connection
+//! that comes of it is handed to a [`Pump`], which moves frames between it and a pair of SEQPACKET
+//! sockets whose other end is the data plane's: there a datagram is one frame behind a virtio-net
+//! header, as with a tap. Towards the peer frames are finished (cut and summed) before they are
+//! written; from it they come finished, and their header is empty.
 //!
 //! Nothing waits for the peer: while it does not read, or is not there, the pair fills up and the
 //! data plane counts its drops. While the data plane does not read, the peer's socket is not read.
@@ -21,52 +21,64 @@
 //! guest.
 
 pub mod framing;
+mod line;
 mod place;
 
-use std::io::{self, IoSlice, Read, Write};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::io::{self, IoSlice};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU16, Ordering};
-use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::socket::{
-    AddressFamily, MsgFlags, SockFlag, SockType, recv, sendmsg, setsockopt, socketpair, sockopt,
+    AddressFamily, MsgFlags, SockFlag, SockType, sendmsg, setsockopt, socketpair, sockopt,
 };
+use nix::unistd::{read, write};
 use vde_switch::finish::Finisher;
 use vde_switch::frame::FRAME_LEN_MAX;
 use vde_switch::vnet::VnetHdr;
 
 use self::framing::{Framed, LyingLength, Unframer};
+use self::line::{FromPump, ToPump};
 use self::place::Place;
 pub use self::place::StreamError;
 
 /// How often a peer is looked for while there is none.
-const LOOK_INTERVAL_MS: u16 = 300;
+pub const LOOK_INTERVAL: Duration = Duration::from_millis(300);
 /// Kernel buffer of each direction of the pair, in bytes: some fifteen super-frames.
 const PAIR_LEN: usize = 1 << 20;
 /// Frames of one direction before the other has its turn.
 const FRAMES_A_TURN: usize = 64;
 
 /// What happened at a port, for the log.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 pub enum StreamNews {
     /// A peer is there.
     Up,
     /// The peer has gone, or was sent away for a reason.
     Down(Option<LyingLength>),
-    /// There is no way to wait for one any more; the port is dead.
-    Lost(io::Error),
+    /// The pump has ended; the port is dead.
+    Lost,
 }
 
-/// A place for a peer, found and taken; no thread runs yet.
+/// A place for a peer, found and taken; its socket file goes when this is dropped.
 #[derive(Debug)]
 pub struct StreamSeat {
     place: Place,
+    /// To the pump, once there is one.
+    line: Option<OwnedFd>,
+    has_peer: bool,
+}
+
+/// What a pump is to be started with.
+#[derive(Debug)]
+pub struct PumpEnds {
+    /// Its end of the line to the seat.
+    pub line: OwnedFd,
+    /// Its end of the pair.
+    pub cable: OwnedFd,
 }
 
 impl StreamSeat {
@@ -75,79 +87,80 @@ impl StreamSeat {
     /// # Errors
     /// [`StreamError`] says what is wrong with the path.
     pub fn take(path: &Path) -> Result<Self, StreamError> {
-        Ok(Self { place: Place::take(path)? })
+        Ok(Self { place: Place::take(path)?, line: None, has_peer: false })
     }
 
-    /// Starts to serve; returns the port and the end that a data plane reads and writes.
+    /// Makes what a pump is started with, and the end that a data plane reads and writes.
     ///
-    /// `mtu` is the segment's, in bytes of L3. `tell` is called on the port's own thread.
+    /// `mtu` is the segment's, in bytes of L3.
     ///
     /// # Errors
-    /// The system's, when it has no socket or thread left.
-    pub fn start(
-        self,
-        mtu: u16,
-        tell: impl Fn(StreamNews) + Send + 'static,
-    ) -> io::Result<(StreamPort, OwnedFd)> {
-        let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
-        let (ours, theirs) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, flags)?;
-        for end in [&ours, &theirs] {
+    /// The system's, when it has no socket left.
+    pub fn open(&mut self, mtu: u16) -> io::Result<(PumpEnds, OwnedFd)> {
+        let pair = || {
+            let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+            socketpair(AddressFamily::Unix, SockType::SeqPacket, None, flags)
+        };
+        let ((ours, line), (cable, theirs)) = (pair()?, pair()?);
+        for end in [&cable, &theirs] {
             // Not root, or not allowed: the usual size does, with more drops.
             let _ = setsockopt(end, sockopt::SndBufForce, &PAIR_LEN);
         }
-        let stop = Arc::new(EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?);
-        let mtu = Arc::new(AtomicU16::new(mtu));
-        let mut pump = Pump {
-            cable: ours,
-            stop: Arc::clone(&stop),
-            mtu: Arc::clone(&mtu),
-            place: self.place,
-            finisher: Finisher::default(),
-            datagram: vec![0; VnetHdr::LEN + FRAME_LEN_MAX].into(),
-            unframer: Unframer::default(),
-            framed: Framed::default(),
-        };
-        let thread = thread::Builder::new().name("ovl-stream".to_owned()).spawn(move || {
-            if let Err(error) = pump.run(&tell) {
-                tell(StreamNews::Lost(error));
-            }
-        })?;
-        Ok((StreamPort { stop, mtu, thread: Some(thread) }, theirs))
+        line::send(&ours, &ToPump::Mtu(mtu))?;
+        self.line = Some(ours);
+        Ok((PumpEnds { line, cable }, theirs))
     }
-}
 
-/// A running port; dropping it ends its thread and removes its socket file.
-#[derive(Debug)]
-pub struct StreamPort {
-    stop: Arc<EventFd>,
-    mtu: Arc<AtomicU16>,
-    thread: Option<JoinHandle<()>>,
-}
+    /// Returns what is to be polled: when one of them can be read, [`StreamSeat::look`].
+    pub fn fds(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        let listener = self.place.listener().filter(|_| !self.has_peer && self.line.is_some());
+        self.line.as_ref().map(AsFd::as_fd).into_iter().chain(listener)
+    }
 
-impl StreamPort {
+    /// Hears the pump, and meets a peer if there is none; says what happened.
+    ///
+    /// To be called when there is something to read, and every [`LOOK_INTERVAL`].
+    pub fn look(&mut self) -> Option<StreamNews> {
+        let line = self.line.as_ref()?;
+        match line::receive_news(line) {
+            Ok(Some(FromPump::Gone)) => {
+                self.has_peer = false;
+                return Some(StreamNews::Down(None));
+            }
+            Ok(Some(FromPump::Lied(lie))) => {
+                self.has_peer = false;
+                return Some(StreamNews::Down(Some(lie)));
+            }
+            Ok(None) => {}
+            Err(_) => {
+                self.line = None;
+                return Some(StreamNews::Lost);
+            }
+        }
+        if self.has_peer {
+            return None;
+        }
+        let peer = self.place.look()?;
+        // A pump that does not listen is noticed by the next look.
+        self.has_peer =
+            peer.set_nonblocking(true).is_ok() && line::send(line, &ToPump::Peer(peer)).is_ok();
+        self.has_peer.then_some(StreamNews::Up)
+    }
+
     /// Follows the segment's MTU, in bytes of L3.
     pub fn set_mtu(&self, mtu: u16) {
-        self.mtu.store(mtu, Ordering::Relaxed);
-    }
-}
-
-impl Drop for StreamPort {
-    fn drop(&mut self) {
-        // It can only fail when it is already as good as infinite.
-        let _ = self.stop.write(1);
-        if let Some(thread) = self.thread.take() {
-            // A panic of it has been printed where it happened.
-            let _ = thread.join();
+        if let Some(line) = &self.line {
+            // A pump that does not listen is noticed by the next look.
+            let _ = line::send(line, &ToPump::Mtu(mtu));
         }
     }
 }
 
-/// The thread's state.
-struct Pump {
+/// What moves the frames.
+pub struct Pump {
+    line: OwnedFd,
     cable: OwnedFd,
-    stop: Arc<EventFd>,
-    mtu: Arc<AtomicU16>,
-    place: Place,
+    mtu: u16,
     finisher: Finisher,
     datagram: Box<[u8]>,
     unframer: Unframer,
@@ -164,22 +177,43 @@ enum End {
     Lied(LyingLength),
 }
 
+impl std::fmt::Debug for Pump {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Pump(mtu {})", self.mtu)
+    }
+}
+
 impl Pump {
-    fn run(&mut self, tell: &impl Fn(StreamNews)) -> io::Result<()> {
+    /// Takes what its seat has made for it.
+    #[must_use]
+    pub fn new(ends: PumpEnds) -> Self {
+        Self {
+            line: ends.line,
+            cable: ends.cable,
+            mtu: 0,
+            finisher: Finisher::default(),
+            datagram: vec![0; VnetHdr::LEN + FRAME_LEN_MAX].into(),
+            unframer: Unframer::default(),
+            framed: Framed::default(),
+        }
+    }
+
+    /// Serves one peer after the other until the seat or the data plane is gone.
+    ///
+    /// # Errors
+    /// The system's, when it cannot wait or write any more.
+    pub fn run(&mut self) -> io::Result<()> {
         while let Some(peer) = self.wait_peer()? {
-            peer.set_nonblocking(true)?;
             self.unframer = Unframer::default();
             self.framed.clear();
             // What was meant for a guest that was not there is not for one that is.
-            while recv(self.cable.as_raw_fd(), &mut self.datagram, MsgFlags::MSG_DONTWAIT)
-                .is_ok_and(|len| len > 0)
-            {}
-            tell(StreamNews::Up);
-            match self.serve(&peer)? {
+            while read(&self.cable, &mut self.datagram).is_ok_and(|len| len > 0) {}
+            let news = match self.serve(&peer)? {
                 End::Stopped => return Ok(()),
-                End::Gone => tell(StreamNews::Down(None)),
-                End::Lied(lie) => tell(StreamNews::Down(Some(lie))),
-            }
+                End::Gone => FromPump::Gone,
+                End::Lied(lie) => FromPump::Lied(lie),
+            };
+            line::send_news(&self.line, news)?;
         }
         Ok(())
     }
@@ -187,17 +221,20 @@ impl Pump {
     /// Waits until a peer is there; `None` when the port is to end.
     fn wait_peer(&mut self) -> io::Result<Option<UnixStream>> {
         loop {
-            if let Some(peer) = self.place.look() {
-                return Ok(Some(peer));
-            }
-            let mut fds = vec![
-                PollFd::new(self.stop.as_fd(), PollFlags::POLLIN),
-                PollFd::new(self.cable.as_fd(), PollFlags::empty()),
-            ];
-            fds.extend(self.place.listener().map(|fd| PollFd::new(fd, PollFlags::POLLIN)));
-            wait(&mut fds, PollTimeout::from(LOOK_INTERVAL_MS))?;
-            if fds[..2].iter().any(|fd| fd.any() == Some(true)) {
-                return Ok(None);
+            match line::receive(&self.line)? {
+                Some(ToPump::Peer(peer)) => return Ok(Some(peer)),
+                Some(ToPump::Mtu(mtu)) => self.mtu = mtu,
+                Some(ToPump::End) => return Ok(None),
+                None => {
+                    let mut fds = [
+                        PollFd::new(self.line.as_fd(), PollFlags::POLLIN),
+                        PollFd::new(self.cable.as_fd(), PollFlags::empty()),
+                    ];
+                    wait(&mut fds, PollTimeout::NONE)?;
+                    if fds[1].any() == Some(true) {
+                        return Ok(None);
+                    }
+                }
             }
         }
     }
@@ -216,14 +253,21 @@ impl Pump {
             let on_peer = when(!stuck, PollFlags::POLLIN)
                 | when(!self.framed.unwritten().is_empty(), PollFlags::POLLOUT);
             let mut fds = [
-                PollFd::new(self.stop.as_fd(), PollFlags::POLLIN),
+                PollFd::new(self.line.as_fd(), PollFlags::POLLIN),
                 PollFd::new(self.cable.as_fd(), on_cable),
                 PollFd::new(peer.as_fd(), on_peer),
             ];
             wait(&mut fds, PollTimeout::NONE)?;
-            let [stop, cable, outside] = fds.map(|fd| fd.revents().unwrap_or(PollFlags::empty()));
-            if !stop.is_empty() || cable.intersects(PollFlags::POLLHUP | PollFlags::POLLERR) {
+            let [line, cable, outside] = fds.map(|fd| fd.revents().unwrap_or(PollFlags::empty()));
+            if cable.intersects(PollFlags::POLLHUP | PollFlags::POLLERR) {
                 return Ok(End::Stopped);
+            }
+            if !line.is_empty() {
+                match line::receive(&self.line)? {
+                    Some(ToPump::Mtu(mtu)) => self.mtu = mtu,
+                    Some(ToPump::End) => return Ok(End::Stopped),
+                    Some(ToPump::Peer(_)) | None => {} // there is one
+                }
             }
             if cable.contains(PollFlags::POLLIN) && !self.take_from_cable()? {
                 return Ok(End::Stopped);
@@ -236,11 +280,10 @@ impl Pump {
                     return Ok(End::Lied(lie));
                 }
             } else if outside.intersects(PollFlags::POLLIN | PollFlags::POLLHUP) && !stuck {
-                let mut source = peer;
-                match source.read(self.unframer.room()) {
+                match read(peer, self.unframer.room()) {
                     Ok(0) => return Ok(End::Gone),
                     Ok(len) => self.unframer.add(len),
-                    Err(error) if is_later(&error) => {}
+                    Err(Errno::EAGAIN | Errno::EINTR) => {}
                     Err(_) => return Ok(End::Gone),
                 }
                 if let Err(lie) = self.hand_in()? {
@@ -258,8 +301,7 @@ impl Pump {
             if !self.framed.has_room() {
                 break;
             }
-            let flags = MsgFlags::MSG_DONTWAIT;
-            let len = match recv(self.cable.as_raw_fd(), &mut self.datagram, flags) {
+            let len = match read(&self.cable, &mut self.datagram) {
                 Ok(0) => return Ok(false),
                 Ok(len) => len,
                 Err(Errno::EAGAIN | Errno::EINTR) => break,
@@ -268,7 +310,7 @@ impl Pump {
             let Some((header, frame)) = self.datagram[..len].split_first_chunk() else { continue };
             let Ok(header) = VnetHdr::parse(header) else { continue };
             let framed = &mut self.framed;
-            let mtu = self.mtu.load(Ordering::Relaxed);
+            let mtu = self.mtu;
             // The switch lets nothing through that this refuses, but for a change of the MTU.
             let _ = self.finisher.finish(&header, frame, mtu, |done| framed.push(done));
         }
@@ -276,12 +318,12 @@ impl Pump {
     }
 
     /// Writes what the peer takes; says no when it has gone.
-    fn write_out(&mut self, mut peer: &UnixStream) -> bool {
+    fn write_out(&mut self, peer: &UnixStream) -> bool {
         while !self.framed.unwritten().is_empty() {
-            match peer.write(self.framed.unwritten()) {
+            match write(peer, self.framed.unwritten()) {
                 Ok(0) => return false,
                 Ok(len) => self.framed.wrote(len),
-                Err(error) if is_later(&error) => return true,
+                Err(Errno::EAGAIN | Errno::EINTR) => return true,
                 Err(_) => return false,
             }
         }
@@ -313,10 +355,6 @@ fn wait(fds: &mut [PollFd<'_>], timeout: PollTimeout) -> io::Result<()> {
         Ok(_) | Err(Errno::EINTR) => Ok(()),
         Err(errno) => Err(errno.into()),
     }
-}
-
-fn is_later(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)
 }
 
 #[cfg(test)]

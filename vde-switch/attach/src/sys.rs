@@ -1,10 +1,13 @@
-//! The three requests of `/dev/net/tun` that make a tap (linux/if_tun.h).
-#![expect(unsafe_code, reason = "ioctl is a foreign function")]
+//! The three requests of `/dev/net/tun` that make a tap (linux/if_tun.h), and a packet socket at
+//! one interface (linux/if_packet.h).
+#![expect(unsafe_code, reason = "ioctl, bind and setsockopt are foreign functions")]
 
 use std::io;
 use std::mem;
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr;
+
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 
 /// Ethernet frames; without it, IP packets.
 const IFF_TAP: u16 = 0x0002;
@@ -54,6 +57,47 @@ pub(crate) fn set_offload(tap: BorrowedFd<'_>, flags: libc::c_uint) -> io::Resul
     result(unsafe { libc::ioctl(tap.as_raw_fd(), TUNSETOFFLOAD, libc::c_ulong::from(flags)) })
 }
 
+/// A virtio-net header of 10 bytes goes with each frame of a packet socket.
+const PACKET_VNET_HDR: libc::c_int = 15;
+/// What the socket's own interface sends is not heard (Linux 4.20).
+const PACKET_IGNORE_OUTGOING: libc::c_int = 23;
+
+/// Opens a socket that sends and hears whole frames at one interface, which is known by its index.
+pub(crate) fn packet_socket(index: u32) -> io::Result<OwnedFd> {
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    // Of no protocol, so that it hears nothing before it is bound.
+    let packet = socket(AddressFamily::Packet, SockType::Raw, flags, None)?;
+    set_packet_option(packet.as_fd(), PACKET_VNET_HDR)?;
+    set_packet_option(packet.as_fd(), PACKET_IGNORE_OUTGOING)?;
+    let address = libc::sockaddr_ll {
+        sll_family: libc::AF_PACKET as libc::c_ushort,
+        sll_protocol: (libc::ETH_P_ALL as u16).to_be(),
+        sll_ifindex: libc::c_int::try_from(index).map_err(io::Error::other)?,
+        sll_hatype: 0,
+        sll_pkttype: 0,
+        sll_halen: 0,
+        sll_addr: [0; 8],
+    };
+    let len = mem::size_of_val(&address) as libc::socklen_t;
+    // SAFETY: `bind` reads `len` bytes of `address`, which are its size, for the time of the call.
+    result(unsafe { libc::bind(packet.as_raw_fd(), ptr::from_ref(&address).cast(), len) })?;
+    Ok(packet)
+}
+
+fn set_packet_option(packet: BorrowedFd<'_>, option: libc::c_int) -> io::Result<()> {
+    let on: libc::c_int = 1;
+    let len = mem::size_of_val(&on) as libc::socklen_t;
+    let value = ptr::from_ref(&on).cast();
+    // SAFETY: `setsockopt` reads `len` bytes of `on`, which are its size, for the time of the call.
+    result(unsafe { libc::setsockopt(packet.as_raw_fd(), libc::SOL_PACKET, option, value, len) })
+}
+
 fn result(code: libc::c_int) -> io::Result<()> {
     if code < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// Takes ownership of a descriptor that a control message has just brought.
+pub(crate) fn own(fd: RawFd) -> OwnedFd {
+    // SAFETY: the kernel made this descriptor for us in recvmsg, and nobody else knows its number.
+    unsafe { OwnedFd::from_raw_fd(fd) }
 }

@@ -6,8 +6,8 @@
 
 use std::net::Ipv6Addr;
 
+use super::exact;
 use super::transport::{Fragment, L4};
-use super::unpadded;
 use crate::mac::MacAddr;
 use crate::verdict::DropReason;
 use crate::vnet::Ip;
@@ -79,7 +79,7 @@ impl Ipv6 {
         if payload_len == 0 && next == HOP_BY_HOP {
             return Err(DropReason::BadLength); // a jumbogram's length would be in there
         }
-        let packet = unpadded(payload, HEADER_LEN + payload_len, DropReason::BadLength)?;
+        let packet = exact(payload, HEADER_LEN + payload_len, DropReason::BadLength)?;
         let rest = packet.get(HEADER_LEN..).unwrap_or_default();
         let chain = Chain::walk(next, rest)?;
         let (src, dst) = (address(header, 8), address(header, 24));

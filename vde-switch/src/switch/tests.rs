@@ -1,7 +1,7 @@
 use std::time::Duration;
 
 use super::*;
-use crate::flood::GROUP_RATE as GROUPS;
+use crate::flood::{ARP_RATE, GROUP_RATE as GROUPS};
 use crate::frames::{self, *};
 use crate::fuzz::{SEGMENT, STATION};
 use crate::link_local::eui64_mac;
@@ -40,7 +40,7 @@ fn switch() -> Switch {
 }
 
 fn send(switch: &mut Switch, ingress: PortId, bytes: &[u8]) -> Verdict {
-    switch.forward(ingress, Frame { hdr: VnetHdr::default(), bytes }, NOW)
+    switch.forward(ingress, &mut Frame { hdr: VnetHdr::default(), bytes }, NOW)
 }
 
 /// The same frame as if Bob had sent it: his MAC address wherever Alice's was.
@@ -123,18 +123,18 @@ fn what_is_handed_on_counts_against_the_member_who_sent_it() {
         send(&mut switch, ingress, &as_bob(beacon(), true)) == Flood(FloodTo::All)
     });
     assert_eq!(flooded.count(), GROUPS.burst as usize);
-    assert_eq!(switch.counters().dropped(No::GroupRate), 100);
+    assert_eq!(switch.counters().dropped(No::GroupRate), 200);
     assert_eq!(send(&mut switch, GUEST, &beacon()), Flood(FloodTo::All));
 }
 
 #[test]
 fn a_super_frame_to_a_group_costs_what_it_stands_for() {
     let mut switch = switch();
-    let bytes = alice4(DIRECTED4, UDP, &udp(1000, 2000, &[0; 51_200]));
+    let bytes = alice4(DIRECTED4, UDP, &udp(1000, 2000, &[0; 40_000]));
     let hdr = VnetHdr::parse(&frames::vnet(1, 5, 42, 512, 34, 6)).unwrap();
-    let frame = Frame { hdr, bytes: &bytes };
-    assert_eq!(switch.forward(GUEST, frame, NOW), Flood(FloodTo::All));
-    assert_eq!(switch.forward(GUEST, frame, NOW), Drop(No::GroupRate));
+    let mut frame = Frame { hdr, bytes: &bytes };
+    assert_eq!(switch.forward(GUEST, &mut frame, NOW), Flood(FloodTo::All));
+    assert_eq!(switch.forward(GUEST, &mut frame, NOW), Drop(No::GroupRate));
 }
 
 #[test]
@@ -149,7 +149,7 @@ fn bad_offloads_end_at_the_switch() {
         (frames::vnet(0, 0, 0, 0, 0, 0), Drop(No::TooLong)),
     ] {
         let hdr = VnetHdr::parse(&header).unwrap();
-        assert_eq!(switch.forward(GUEST, Frame { hdr, bytes: &bytes }, NOW), verdict);
+        assert_eq!(switch.forward(GUEST, &mut Frame { hdr, bytes: &bytes }, NOW), verdict);
     }
 }
 
@@ -191,11 +191,11 @@ fn solicitations_are_answered_at_the_port_from_the_roster() {
 fn answers_are_limited() {
     let mut switch = switch();
     let ask = arp(ALICE, BROADCAST, 1, ALICE4, BOB4);
-    let answered = (0..500).filter(|_| send(&mut switch, GUEST, &ask) != Drop(No::AnswerRate));
-    assert_eq!(answered.count(), ANSWER_RATE.burst as usize);
+    let answered = (0..500).filter(|_| send(&mut switch, GUEST, &ask) != Drop(No::ArpRate));
+    assert_eq!(answered.count(), ARP_RATE.burst as usize);
     let later = NOW + Duration::from_millis(20);
-    let frame = Frame { hdr: VnetHdr::default(), bytes: &ask };
-    assert!(matches!(switch.forward(GUEST, frame, later), Verdict::Answer));
+    let mut frame = Frame { hdr: VnetHdr::default(), bytes: &ask };
+    assert!(matches!(switch.forward(GUEST, &mut frame, later), Verdict::Answer));
 }
 
 /// Bob's solicitation or advertisement, options included.
@@ -278,6 +278,24 @@ fn a_bridged_lan_is_learned_but_takes_nobodys_place() {
     let mut as_service = of_printer(chat(), NOBODY4);
     as_service[6..12].copy_from_slice(&SERVICE_MAC.0);
     assert_eq!(send(&mut switch, LAN, &as_service), Drop(No::ForeignMac));
+    // Nor from an address that is nobody's, nor by one.
+    assert_eq!(send(&mut switch, LAN, &of_printer(chat(), DIRECTED4)), Drop(No::ForeignIpv4));
+    let abroad = std::net::Ipv4Addr::new(8, 8, 8, 8);
+    assert_eq!(send(&mut switch, LAN, &of_printer(chat(), abroad)), Drop(No::ForeignIpv4));
+    let mut grouped = of_printer(chat(), NOBODY4);
+    grouped[6] |= 1;
+    assert_eq!(send(&mut switch, LAN, &grouped), Drop(No::ForeignMac));
+    let strange6 = |src, rest: &[u8]| {
+        let mut frame = alice6_from(src, ALICE6, ICMPV6, rest);
+        frame[..6].copy_from_slice(&ALICE);
+        frame[6..12].copy_from_slice(&PRINTER);
+        frame
+    };
+    let ping = frames::icmp(128, 0, &[]);
+    assert_eq!(send(&mut switch, LAN, &strange6(NOBODY6, &ping)), Forward(GUEST));
+    assert_eq!(send(&mut switch, LAN, &strange6(BOB6, &ping)), Drop(No::ForeignIpv6));
+    let claim = frames::nd(136, 0x60, BOB6, &frames::link_option(2, PRINTER));
+    assert_eq!(send(&mut switch, LAN, &strange6(NOBODY6, &claim)), Drop(No::SpoofedNd));
     let spoofed = arp(PRINTER, ALICE, 2, BOB4, ALICE4);
     assert_eq!(send(&mut switch, LAN, &spoofed), Drop(No::SpoofedArp));
     // Aged or unplugged, it is a stranger again.

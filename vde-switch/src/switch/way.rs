@@ -3,7 +3,7 @@
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use super::{Port, Switch};
-use crate::flood::Bucket;
+use crate::flood::Budget;
 use crate::frame::Frame;
 use crate::link_local::{SERVICE_LINK_LOCAL, eui64_mac};
 use crate::mac::{MacAddr, SERVICE_MAC};
@@ -20,7 +20,7 @@ impl Switch {
     pub(super) fn judge(
         &mut self,
         ingress: PortId,
-        frame: &Frame<'_>,
+        frame: &mut Frame<'_>,
         now: Instant,
     ) -> Result<Verdict, DropReason> {
         let port = self.port(ingress).ok_or(DropReason::NoSuchPort)?;
@@ -41,13 +41,15 @@ impl Switch {
                 if let Some(way) = self.arp(ingress, learning, parsed.src, message, now)? {
                     return Ok(way);
                 }
+                self.spend(speaker, Budget::Arp, 1, now)?;
             }
             Packet::Ipv6(packet) => {
                 self.claim_link_locals(parsed.src, packet, now)?;
-                if let Body::Nd(nd) = packet.body
-                    && let Some(way) = self.nd(ingress, parsed.src, packet, nd, now)?
-                {
-                    return Ok(way);
+                if let Body::Nd(nd) = packet.body {
+                    if let Some(way) = self.nd(ingress, parsed.src, packet, nd, now)? {
+                        return Ok(way);
+                    }
+                    self.spend(speaker, Budget::Nd, 1, now)?;
                 }
             }
         }
@@ -183,16 +185,19 @@ impl Switch {
         else {
             return Err(serve::unserved(question));
         };
-        if !port.services.take(1, now) {
-            return Err(DropReason::ServiceRate);
-        }
+        let budget = match question {
+            Question::Dhcp4 => Budget::Dhcp4,
+            Question::Dhcp6 => Budget::Dhcp6,
+            Question::Router => Budget::Router,
+        };
+        port.budgets.spend(budget, 1, now)?;
         let served = serve::answer(frame, parsed, station, segment, guest, answer)?;
         port.counters.count_served(served);
         Ok(Verdict::Answer)
     }
 
     /// Returns the station that claimed the address, or whose MAC address it is made from.
-    fn link_local_owner(&self, address: Ipv6Addr) -> Option<MacAddr> {
+    pub(super) fn link_local_owner(&self, address: Ipv6Addr) -> Option<MacAddr> {
         self.link_locals
             .owner(address)
             .or_else(|| eui64_mac(address).filter(|mac| self.is_placed(*mac)))
@@ -222,9 +227,9 @@ impl Switch {
             {
                 SERVICE_MAC
             }
-            None => return self.ask_strangers(ingress, now).map(Some),
+            None => return self.ask_strangers(ingress, Budget::Arp, now).map(Some),
         };
-        self.spend(ingress, now, DropReason::AnswerRate, |port| (&mut port.answers, 1))?;
+        self.spend(ingress, Budget::Arp, 1, now)?;
         let target = (mac, message.target);
         arp_reply(&mut self.answer, (src, message.sender), target);
         Ok(Some(Verdict::Answer))
@@ -279,21 +284,26 @@ impl Switch {
         };
         match known {
             Some(mac) => {
-                self.spend(ingress, now, DropReason::AnswerRate, |port| (&mut port.answers, 1))?;
+                self.spend(ingress, Budget::Nd, 1, now)?;
                 advertisement(&mut self.answer, (src, packet.src), (mac, target));
                 Ok(Some(Verdict::Answer))
             }
             None if link_local => Ok(None),
-            None => self.ask_strangers(ingress, now).map(Some),
+            None => self.ask_strangers(ingress, Budget::Nd, now).map(Some),
         }
     }
 
     /// Asks bridged LANs for an address that no station has.
-    fn ask_strangers(&mut self, ingress: PortId, now: Instant) -> Result<Verdict, DropReason> {
+    fn ask_strangers(
+        &mut self,
+        ingress: PortId,
+        budget: Budget,
+        now: Instant,
+    ) -> Result<Verdict, DropReason> {
         if self.flood_ports(ingress, FloodTo::Learning).next().is_none() {
             return Err(DropReason::NoSuchStation);
         }
-        self.spend(ingress, now, DropReason::GroupRate, |port| (&mut port.groups, 1))?;
+        self.spend(ingress, budget, 1, now)?;
         Ok(Verdict::Flood(FloodTo::Learning))
     }
 
@@ -304,12 +314,12 @@ impl Switch {
         parsed: &Parsed,
         now: Instant,
     ) -> Result<Verdict, DropReason> {
-        let nd = matches!(parsed.packet, Packet::Ipv6(Ipv6 { body: Body::Nd(_), .. }));
-        if self.segment.broadcast == Broadcast::Off && !nd {
-            return Err(DropReason::BroadcastOff);
+        if !matches!(parsed.packet, Packet::Ipv6(Ipv6 { body: Body::Nd(_), .. })) {
+            if self.segment.broadcast == Broadcast::Off {
+                return Err(DropReason::BroadcastOff);
+            }
+            self.spend(speaker, Budget::Group, frame.hdr.segment_count(frame.bytes), now)?;
         }
-        let count = frame.hdr.segment_count(frame.bytes);
-        self.spend(speaker, now, DropReason::GroupRate, |port| (&mut port.groups, count))?;
         Ok(Verdict::Flood(FloodTo::All))
     }
 
@@ -325,8 +335,7 @@ impl Switch {
             if self.flood_ports(ingress, FloodTo::Learning).next().is_none() {
                 return Err(DropReason::UnknownDestination);
             }
-            let count = frame.hdr.segment_count(frame.bytes);
-            self.spend(ingress, now, DropReason::GroupRate, |port| (&mut port.groups, count))?;
+            self.spend(ingress, Budget::Group, frame.hdr.segment_count(frame.bytes), now)?;
             return Ok(Verdict::Flood(FloodTo::Learning));
         };
         if egress == ingress {
@@ -343,11 +352,11 @@ impl Switch {
     fn spend(
         &mut self,
         id: PortId,
+        budget: Budget,
+        count: u32,
         now: Instant,
-        reason: DropReason,
-        bucket: impl FnOnce(&mut Port) -> (&mut Bucket, u32),
     ) -> Result<(), DropReason> {
-        let (bucket, count) = bucket(self.port_mut(id).ok_or(DropReason::NoSuchPort)?);
-        if bucket.take(count, now) { Ok(()) } else { Err(reason) }
+        let port = self.port_mut(id).ok_or(DropReason::NoSuchPort)?;
+        port.budgets.spend(budget, count, now)
     }
 }

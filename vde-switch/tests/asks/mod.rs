@@ -60,8 +60,8 @@ pub fn switch() -> Switch {
 
 /// Shows the switch a frame of Alice's; returns what she is answered.
 pub fn ask_at(switch: &mut Switch, bytes: &[u8], now: Instant) -> Result<Vec<u8>, DropReason> {
-    let frame = Frame { hdr: VnetHdr::default(), bytes };
-    match switch.forward(GUEST, frame, now) {
+    let mut frame = Frame { hdr: VnetHdr::default(), bytes };
+    match switch.forward(GUEST, &mut frame, now) {
         Verdict::Answer => Ok(switch.answer().to_vec()),
         Verdict::Drop(reason) => Err(reason),
         Verdict::Forward(_) | Verdict::Flood(_) => panic!("a question left its port: {bytes:02x?}"),

@@ -166,8 +166,8 @@ fn the_services_address_is_found_by_arp_at_the_guests_port() {
     for (port, mac) in [(OTHER, BOB), (UPLINK, GATEWAY)] {
         let mut frame = question.clone();
         frame[6..12].copy_from_slice(&mac);
-        let frame = vde_switch::frame::Frame { hdr: Default::default(), bytes: &frame };
-        let verdict = switch.forward(port, frame, Instant::ZERO);
+        let mut frame = vde_switch::frame::Frame { hdr: Default::default(), bytes: &frame };
+        let verdict = switch.forward(port, &mut frame, Instant::ZERO);
         assert_eq!(verdict, vde_switch::verdict::Verdict::Drop(DropReason::DhcpClient));
     }
     let counters = switch.port_counters(GUEST).unwrap();
@@ -180,7 +180,7 @@ fn leases_are_counted_and_questions_limited() {
     let request = dhcp4(REQUEST, &[(50, &[10, 77, 0, 10])]);
     let asked = (0..100).filter(|_| ask_at(&mut switch, &request, Instant::ZERO).is_ok()).count();
     assert_eq!(asked, 10);
-    assert_eq!(ask_at(&mut switch, &request, Instant::ZERO), Err(DropReason::ServiceRate));
+    assert_eq!(ask_at(&mut switch, &request, Instant::ZERO), Err(DropReason::Dhcp4Rate));
     assert_eq!(switch.port_counters(GUEST).unwrap().dhcp4_leases, 10);
     let later = Instant::ZERO + Duration::from_millis(200);
     assert!(ask_at(&mut switch, &request, later).is_ok());

@@ -171,8 +171,8 @@ proptest! {
             frame[l4 + 4..l4 + 6].copy_from_slice(&(len - l4 as u16).to_be_bytes());
         }
         let mut switch = switch();
-        let shown = Frame { hdr: VnetHdr::default(), bytes: &frame };
-        match switch.forward(GUEST, shown, Instant::ZERO) {
+        let mut shown = Frame { hdr: VnetHdr::default(), bytes: &frame };
+        match switch.forward(GUEST, &mut shown, Instant::ZERO) {
             Verdict::Drop(_) => {}
             // Another kind of ICMPv6 is no question any more.
             Verdict::Forward(_) | Verdict::Flood(_) => prop_assert!(body == l4),

@@ -70,8 +70,8 @@ fn the_services_addresses_are_found_at_the_guests_port_and_are_nobodys() {
     for (port, mac) in [(OTHER, BOB), (UPLINK, GATEWAY)] {
         let mut speech = speech.clone();
         speech[6..12].copy_from_slice(&mac);
-        let frame = Frame { hdr: Default::default(), bytes: &speech };
-        let verdict = switch.forward(port, frame, Instant::ZERO);
+        let mut frame = Frame { hdr: Default::default(), bytes: &speech };
+        let verdict = switch.forward(port, &mut frame, Instant::ZERO);
         assert_eq!(verdict, Verdict::Drop(DropReason::LinkLocalTaken));
     }
 }
@@ -82,8 +82,8 @@ fn a_solicitation_elsewhere_is_answered_by_nobody() {
     for (port, mac) in [(OTHER, BOB), (UPLINK, GATEWAY)] {
         let mut frame = router_solicitation(ZERO6);
         frame[6..12].copy_from_slice(&mac);
-        let frame = Frame { hdr: Default::default(), bytes: &frame };
-        let verdict = switch.forward(port, frame, Instant::ZERO);
+        let mut frame = Frame { hdr: Default::default(), bytes: &frame };
+        let verdict = switch.forward(port, &mut frame, Instant::ZERO);
         assert_eq!(verdict, Verdict::Drop(DropReason::RouterSolicitation));
     }
 }

@@ -3,7 +3,7 @@
 //! A rule is a line that begins with `must`. There are no reasons here, only yes and no, and
 //! nothing is shared with the crate but the types of its arguments.
 
-#![allow(unreachable_pub, reason = "shared by tests")]
+#![allow(dead_code, unreachable_pub, reason = "shared, and each test uses some")]
 
 use etherparse::{
     ArpPacketSlice, Ethernet2HeaderSlice, IpAuthHeaderSlice, Ipv4HeaderSlice,
@@ -13,8 +13,10 @@ use etherparse::{
 use std::net::{Ipv4Addr, Ipv6Addr};
 use vde_switch::station::{Segment, Station};
 
-/// Says whether a port of these stations may send the frame, with its virtio-net header.
+/// Says whether a port of these stations may send the frame, with its virtio-net header, once its
+/// padding is cut off.
 pub fn admits(frame: &[u8], vnet: &[u8; 12], stations: &[Station], segment: &Segment) -> bool {
+    let frame = without_padding(frame);
     offload(frame, vnet, segment).is_some() && legal(frame, stations, segment).is_some()
 }
 
@@ -36,11 +38,27 @@ fn legal(frame: &[u8], stations: &[Station], segment: &Segment) -> Option<()> {
     }
 }
 
-/// The packet without padding: the frame ends with it, or at 60 bytes.
+/// The frame up to the end of its packet, by the length that the packet itself names.
+pub fn without_padding(frame: &[u8]) -> &[u8] {
+    let len = || {
+        let eth = Ethernet2HeaderSlice::from_slice(frame).ok()?;
+        let field =
+            |at: usize| Some(usize::from(*frame.get(at)?) * 256 + usize::from(*frame.get(at + 1)?));
+        match eth.ether_type().0 {
+            0x0800 => Some(14 + field(16)?),
+            0x0806 => Some(14 + 28),
+            0x86dd => Some(14 + 40 + field(18)?),
+            _ => None,
+        }
+    };
+    let len = len().filter(|len| *len <= frame.len()).unwrap_or(frame.len());
+    &frame[..len]
+}
+
+/// The packet, which is all that there is.
 fn packet(payload: &[u8], len: usize) -> Option<&[u8]> {
-    must(len <= payload.len())?;
-    must(payload.len() == len || payload.len() <= 46)?;
-    Some(&payload[..len])
+    must(len == payload.len())?;
+    Some(payload)
 }
 
 fn arp(payload: &[u8], dst: [u8; 6], station: &Station, segment: &Segment) -> Option<()> {
@@ -78,7 +96,7 @@ fn station_mac(mac: [u8; 6]) -> bool {
 
 fn ipv4(payload: &[u8], dst_mac: [u8; 6], station: &Station, segment: &Segment) -> Option<()> {
     let ip = Ipv4HeaderSlice::from_slice(payload).ok()?;
-    must(ip.ihl() == 5)?;
+    must(ip.ihl() == 5 && ip.protocol().0 != 2)?;
     let rest = packet(payload, ip.total_len().into())?.get(20..)?;
     let dst = ip.destination_addr();
     let to_server = UdpHeaderSlice::from_slice(rest).is_ok_and(|udp| udp.destination_port() == 67);

@@ -42,6 +42,15 @@ fn tagged(tag: &[u8], frame: Vec<u8>) -> Vec<u8> {
     [&frame[..12], tag, &frame[12..]].concat()
 }
 
+/// `frame` with bytes behind its packet that are in no message: see [`MARK`].
+fn hiding(mut frame: Vec<u8>, count: usize) -> Vec<u8> {
+    frame.resize(frame.len() + count, MARK);
+    frame
+}
+
+/// What is hidden behind packets, and nowhere else in these frames.
+pub const MARK: u8 = 0xd5;
+
 fn tcp4() -> Vec<u8> {
     alice4(BOB4, TCP, &tcp(SYN, &[]))
 }
@@ -111,6 +120,21 @@ fn ra() -> Vec<u8> {
     icmp(134, 0, &[0; 8])
 }
 
+/// What a server says to lead all traffic over itself.
+fn ack_with_routes() -> Vec<u8> {
+    [&[2, 1, 6, 0][..], &[0; 232], &[99, 130, 83, 99, 53, 1, 5, 121, 5, 0, 10, 77, 0, 10, 255]]
+        .concat()
+}
+
+/// TCP behind IPv4 options, padded to whole words.
+fn with_options(options: &[u8]) -> Vec<u8> {
+    let words = options.len().div_ceil(4);
+    let mut rest = options.to_vec();
+    rest.resize(words * 4, 0);
+    rest.extend(tcp(SYN, &[]));
+    with(alice4(BOB4, TCP, &rest), 14, 0x45 + words as u8)
+}
+
 fn arp_with(at: usize, byte: u8) -> Vec<u8> {
     with(arp(ALICE, BROADCAST, 1, ALICE4, BOB4), 14 + at, byte)
 }
@@ -130,7 +154,16 @@ pub fn legal() -> Vec<Row> {
         ok("legal-tcp-syn", tcp4()),
         ok("legal-tcp-padded", padded(tcp4())),
         ok("legal-udp", udp4(5000, 5001)),
+        ok("F24-mtu-less-1", alice4(BOB4, UDP, &udp(1, 2, &exact[1..]))),
         ok("F24-exact-mtu", alice4(BOB4, UDP, &udp(1, 2, &exact))),
+        ok("F31-hidden-bytes", hiding(alice4(BOB4, UDP, &udp(1, 2, &[0; 40])), 1)),
+        ok("F31-hidden-bytes-long", hiding(tcp4(), 1400)),
+        ok("F31-hidden-in-padding", hiding(tcp4(), 6)),
+        ok("F31-hidden-behind-fragment", hiding(alice4_fragment(BOB4, UDP, 185, &[0; 100]), 99)),
+        ok("F31-hidden-behind-arp", hiding(arp(ALICE, BROADCAST, 1, ALICE4, BOB4), 18)),
+        ok("F31-hidden-behind-arp-long", hiding(arp(ALICE, BROADCAST, 1, ALICE4, BOB4), 900)),
+        ok("F31-hidden6", hiding(from6(ALICE6), 900)),
+        ok("F31-hidden-behind-nothing6", hiding(alice6(BOB6, 59, &[]), 6)),
         ok("legal-ping", alice4(BOB4, ICMP, &icmp(8, 0, &[0; 56]))),
         ok("legal-limited-broadcast", alice4(Ipv4Addr::BROADCAST, UDP, &udp(9, 9, b"wake"))),
         ok("legal-directed-broadcast", alice4(DIRECTED4, UDP, &udp(9, 9, b"wake"))),
@@ -140,6 +173,8 @@ pub fn legal() -> Vec<Row> {
         ok("F19-later-fragment", alice4_fragment(BOB4, UDP, 185, &[0; 100])),
         ok("F21-gre", alice4(BOB4, 47, &[0; 40])),
         ok("F21-ipip", alice4(BOB4, 4, &packet4(GATEWAY4, BOB4, TCP, 0, &tcp(SYN, &[])))),
+        ok("F21-6in4", alice4(BOB4, 41, &packet6(ALICE6, BOB6, TCP, 64, &tcp(SYN, &[])))),
+        ok("F21-l2tpv3", alice4(BOB4, 115, &[0; 24])),
         ok("F21-sctp", alice4(BOB4, 132, &[0; 12])),
         ok("F21-esp6", alice6(BOB6, 50, &[0; 40])),
         ok("F22-vxlan", udp4(49_152, 4789)),
@@ -182,6 +217,9 @@ pub fn legal() -> Vec<Row> {
         ok("asks-router-without-address", router_solicitation(ZERO6, &[])),
         offloaded("legal-checksum", vnet(1, 0, 0, 0, 34, 16), tcp4(), Ok(())),
         offloaded("legal-super-frame", vnet4(1, 1, SUPER4), super4(), Ok(())),
+        offloaded("F31-super-frame", vnet4(1, 1, SUPER4), hiding(super4(), 300), Ok(())),
+        offloaded("F31-super-frame6", vnet(1, 4, 74, 1428, 54, 16), hiding(super6(), 1), Ok(())),
+        offloaded("F31-checksum", vnet(1, 0, 0, 0, 34, 16), hiding(tcp4(), 6), Ok(())),
         offloaded("legal-super-frame-ecn", vnet4(1, 0x81, SUPER4), super4(), Ok(())),
         offloaded("legal-super-frame6", vnet(1, 4, 74, 1428, 54, 16), super6(), Ok(())),
         offloaded(
@@ -225,10 +263,13 @@ pub fn hostile() -> Vec<Row> {
             tagged(&[0x81, 0, 0, 0].repeat(10), ethernet(BOB, ALICE, 0x86dd, &inner)),
             Tagged,
         ),
+        no("F05-vlan-0-twice", tagged(&[0x81, 0, 0, 0].repeat(2), tcp4()), Tagged),
+        no("F05-service-and-vlan", tagged(&[0x88, 0xa8, 0, 1, 0x81, 0, 0, 1], tcp4()), Tagged),
         no("F06-snap-right-length", llc(8 + packet.len() as u16, &snap4, &packet), Llc),
         no("F06-snap-wrong-length", llc(3, &snap4, &packet), Llc),
         no("F06-llc-ipv6-zero-length", llc(0, &[0xaa, 0xaa, 3, 0, 0, 0, 0x86, 0xdd], &inner), Llc),
         no("F07-mac-of-gateway", from_mac(GATEWAY), ForeignMac),
+        no("F07-mac-of-services", from_mac([2, b'o', b'v', b'l', 0, 1]), ForeignMac),
         no("F07-mac-of-guest", from_mac(BOB), ForeignMac),
         no("F07-mac-of-group", from_mac([3, 0, 0, 0, 0, 0x0a]), ForeignMac),
         no("F07-mac-zero", from_mac([0; 6]), ForeignMac),
@@ -238,6 +279,25 @@ pub fn hostile() -> Vec<Row> {
         no("F08-ipv4-loopback", from4(Ipv4Addr::LOCALHOST), ForeignIpv4),
         no("F08-ipv4-class-e", from4(Ipv4Addr::new(240, 0, 0, 1)), ForeignIpv4),
         no("F08-ipv4-broadcast", from4(DIRECTED4), ForeignIpv4),
+        no(
+            "F08-ipv4-zero-to-all",
+            ethernet(
+                BROADCAST,
+                ALICE,
+                0x0800,
+                &packet4(ZERO4, Ipv4Addr::BROADCAST, UDP, 0, &udp(9, 9, b"x")),
+            ),
+            ForeignIpv4,
+        ),
+        no("F08-ipv4-to-all", from4(Ipv4Addr::BROADCAST), ForeignIpv4),
+        no("F08-ipv4-multicast", from4(Ipv4Addr::new(224, 0, 0, 251)), ForeignIpv4),
+        no("F08-ipv4-abroad", from4(Ipv4Addr::new(8, 8, 8, 8)), ForeignIpv4),
+        no("F08-ipv4-of-nobody", from4(NOBODY4), ForeignIpv4),
+        no("F08-ipv4-link-local", from4(Ipv4Addr::new(169, 254, 7, 7)), ForeignIpv4),
+        no("F08-ipv6-of-guest", from6(BOB6), ForeignIpv6),
+        no("F08-ipv6-of-nobody", from6(NOBODY6), ForeignIpv6),
+        no("F08-ipv6-multicast", from6(ALL_NODES), ForeignIpv6),
+        no("F08-ipv6-abroad", from6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1)), ForeignIpv6),
         no("F08-ipv6-of-gateway", from6(GATEWAY6), ForeignIpv6),
         no("F08-ipv6-zero", from6(ZERO6), ForeignIpv6),
         no("F08-ipv6-loopback", from6(Ipv6Addr::LOCALHOST), ForeignIpv6),
@@ -258,6 +318,10 @@ pub fn hostile() -> Vec<Row> {
         no("F10-arp-protocol-length", arp_with(5, 16), BadArp),
         no("F10-arp-opcode-0", arp_with(7, 0), BadArp),
         no("F10-arp-opcode-3", arp_with(7, 3), BadArp),
+        no("F10-arp-opcode-4", arp_with(7, 4), BadArp),
+        no("F10-arp-opcode-8", arp_with(7, 8), BadArp),
+        no("F10-arp-opcode-9", arp_with(7, 9), BadArp),
+        no("F10-arp-opcode-10", arp_with(7, 10), BadArp),
         no("F10-arp-opcode-257", arp_with(6, 1), BadArp),
         no("F10-arp-truncated", arp(ALICE, BROADCAST, 1, ALICE4, BOB4)[..41].to_vec(), BadArp),
         no("F11-na-for-gateway", advertisement(ALICE6, BOB6, GATEWAY6), SpoofedNd),
@@ -283,6 +347,17 @@ pub fn hostile() -> Vec<Row> {
         no("F11-hop-limit", with(solicitation(ALICE6, BOB6), 21, 254), BadNd),
         no("F11-code", with(solicitation(ALICE6, BOB6), 55, 1), BadNd),
         no("F11-solicited-to-all", with(advertisement(ALICE6, ALL_NODES, ALICE6), 58, 0x60), BadNd),
+        no("F11-target-zero", alice6(BOB6, ICMPV6, &nd(135, 0, ZERO6, &[])), BadNd),
+        no(
+            "F11-target-loopback",
+            alice6(BOB6, ICMPV6, &nd(135, 0, Ipv6Addr::LOCALHOST, &[])),
+            BadNd,
+        ),
+        no(
+            "F11-option-of-two-units",
+            alice6(BOB6, ICMPV6, &nd(135, 0, BOB6, &[&[1, 2][..], &ALICE, &[0; 8]].concat())),
+            BadNd,
+        ),
         no("F11-target-group", alice6(BOB6, ICMPV6, &nd(135, 0, ALL_NODES, &[])), BadNd),
         no("F11-option-length-zero", with(solicitation(ALICE6, BOB6), 79, 0), BadNd),
         no("F11-option-length-lies", with(solicitation(ALICE6, BOB6), 79, 2), BadNd),
@@ -303,6 +378,12 @@ pub fn hostile() -> Vec<Row> {
             alice4(Ipv4Addr::BROADCAST, UDP, &udp(67, 68, &[2; 300])),
             DhcpServer,
         ),
+        no(
+            "F13-dhcp-ack-with-routes",
+            alice4(BOB4, UDP, &udp(67, 68, &ack_with_routes())),
+            DhcpServer,
+        ),
+        no("F13-dhcp-to-relay-port", alice4(BOB4, UDP, &udp(67, 1067, &[2; 300])), DhcpServer),
         no(
             "F13-dhcp-fragment",
             alice4_fragment(BOB4, UDP, 0x2000, &udp(67, 68, &[2; 296])),
@@ -403,6 +484,22 @@ pub fn hostile() -> Vec<Row> {
             alice6(BOB6, 43, &with(extension(43, TCP, &tcp(SYN, &[])), 2, 0)),
             RoutingHeader,
         ),
+        no(
+            "F16-nine-extensions",
+            alice6(
+                BOB6,
+                60,
+                &(0..9).fold(tcp(SYN, &[]), |rest, n| {
+                    extension(60, [TCP, 60][usize::from(n > 0)], &rest)
+                }),
+            ),
+            ExtensionChain,
+        ),
+        no(
+            "F16-ah-without-sequence",
+            alice6(BOB6, 51, &with(extension(51, TCP, &tcp(SYN, &[])), 1, 0)),
+            BadHeader,
+        ),
         no("F16-extension-cut", alice6(BOB6, 60, &with(extension(60, TCP, &[]), 1, 1)), BadHeader),
         no("F17-dhcp-of-another", with(dhcp_discover(), 29, 11), ForeignIpv4),
         no("F17-dhcp-unicast-from-zero", unicast_from_zero, ForeignIpv4),
@@ -421,6 +518,10 @@ pub fn hostile() -> Vec<Row> {
         ),
         no("F18-options", with(alice4(BOB4, TCP, &[1; 24]), 14, 0x46), Ipv4Options),
         no("F18-ihl-15-beyond-frame", with(tcp4(), 14, 0x4f), Ipv4Options),
+        no("F18-router-alert", with_options(&[0x94, 4, 0, 0]), Ipv4Options),
+        no("F18-loose-source-route", with_options(&[0x83, 7, 4, 10, 77, 0, 11, 0]), Ipv4Options),
+        no("F18-timestamp", with_options(&[0x44, 8, 5, 0, 0, 0, 0, 0]), Ipv4Options),
+        no("F18-ihl-1", with(tcp4(), 14, 0x41), BadHeader),
         no("F18-ihl-0", with(tcp4(), 14, 0x40), BadHeader),
         no("F18-ihl-4", with(tcp4(), 14, 0x44), BadHeader),
         no(
@@ -445,7 +546,8 @@ pub fn hostile() -> Vec<Row> {
         no("F20-version-6-as-4", with(tcp4(), 14, 0x65), BadVersion),
         no("F20-version-4-as-6", with(from6(ALICE6), 14, 0x45), BadVersion),
         no("F20-total-length-long", with(tcp4(), 17, 41), BadLength),
-        no("F20-total-length-short", with(tcp4(), 17, 19), BadLength),
+        no("F20-total-length-short", with(tcp4(), 17, 19), BadHeader),
+        no("F20-total-length-0", with(tcp4(), 17, 0), BadHeader),
         no("F20-payload-length-long", with(from6(ALICE6), 19, 21), BadLength),
         no("F20-jumbogram", with(alice6(BOB6, 0, &extension(0, TCP, &[])), 19, 0), BadLength),
         no("F23-runt", tcp4()[..13].to_vec(), Runt),
@@ -460,6 +562,14 @@ pub fn hostile() -> Vec<Row> {
         no("F28-lldp", reserved(0x0e), ReservedGroup),
         no("F28-spanning-tree", reserved(0), ReservedGroup),
         no("F28-pause", reserved(1), ReservedGroup),
+        no("F28-lacp", reserved(2), ReservedGroup),
+        no("F28-eapol-group", reserved(3), ReservedGroup),
+        no("F28-gvrp", reserved(0x21), ReservedGroup),
+        no(
+            "F28-ipv4-to-reserved-group",
+            ethernet([1, 0x80, 0xc2, 0, 0, 0x0e], ALICE, 0x0800, &packet),
+            ReservedGroup,
+        ),
         no("F28-cdp", ethernet([1, 0, 0xc, 0xcc, 0xcc, 0xcc], ALICE, 0x20, &[0xaa; 46]), Llc),
         no("F28-eapol", raw(0x888e), EtherType),
         no("F29-syn-fin", alice4(BOB4, TCP, &tcp(3, &[])), BadTcp),
@@ -469,6 +579,8 @@ pub fn hostile() -> Vec<Row> {
         no("F29-udp-length-beyond", with(udp4(1, 2), 39, 29), BadUdp),
         no("F29-icmp-redirect", alice4(BOB4, ICMP, &icmp(5, 1, &[0; 28])), Redirect),
         no("F29-icmp-mask-request", alice4(BOB4, ICMP, &icmp(17, 0, &[0; 4])), IcmpConfig),
+        no("F29-icmp-mask-reply", alice4(BOB4, ICMP, &icmp(18, 0, &[0; 4])), IcmpConfig),
+        no("F29-icmp-router-solicitation", alice4(BOB4, ICMP, &icmp(10, 0, &[])), IcmpConfig),
         no("F29-icmp-router", alice4(BOB4, ICMP, &icmp(9, 0, &[0; 8])), IcmpConfig),
         no(
             "F30-routed-multicast",
@@ -493,22 +605,18 @@ pub fn hostile() -> Vec<Row> {
             alice6_from(ALICE_LINK, ALL_NODES, 0, &extension(0, ICMPV6, &icmp(143, 0, &[0; 20]))),
             Mld,
         ),
+        no("F30-igmp-query", alice4(Ipv4Addr::new(224, 0, 0, 1), 2, &[0x11; 8]), Igmp),
+        no("F30-igmp-by-unicast", alice4(BOB4, 2, &[0x16; 8]), Igmp),
+        no(
+            "F30-mld-query",
+            alice6_from(ALICE_LINK, ALL_NODES, ICMPV6, &icmp(130, 0, &[0; 16])),
+            Mld,
+        ),
         no(
             "F30-igmp-with-router-alert",
             with(alice4(Ipv4Addr::new(224, 0, 0, 22), 2, &[0; 12]), 14, 0x46),
             Igmp,
         ),
-        no(
-            "F31-trailing-bytes",
-            [alice4(BOB4, UDP, &udp(1, 2, &[0; 40])), vec![7]].concat(),
-            TrailingBytes,
-        ),
-        no(
-            "F31-trailing-arp",
-            [padded(arp(ALICE, BROADCAST, 1, ALICE4, BOB4)), vec![0]].concat(),
-            TrailingBytes,
-        ),
-        no("F31-hidden-padding6", [from6(ALICE6), vec![0; 900]].concat(), TrailingBytes),
     ];
     let bad = |name, vnet, frame| offloaded(name, vnet, frame, Err(BadOffload));
     rows.extend([
@@ -522,9 +630,17 @@ pub fn hostile() -> Vec<Row> {
         bad("F26-gso-tcp6-for-tcp4", vnet(1, 4, 54, 1448, 34, 16), super4()),
         bad("F26-gso-udp-for-tcp", vnet(1, 5, 54, 1448, 34, 16), super4()),
         bad("F26-gso-without-checksum", vnet(0, 1, 54, 1448, 34, 16), super4()),
+        bad("F26-gso-size-255", vnet(1, 1, 54, 255, 34, 16), super4()),
+        bad("F26-gso-size-beyond-mtu", vnet(1, 1, 54, 1461, 34, 16), super4()),
+        bad("F26-gso-nothing-to-cut", vnet(1, 1, 54, 1448, 34, 16), tcp4()),
+        bad("F26-gso-rst", vnet(1, 1, 54, 1448, 34, 16), with(super4(), 47, 4)),
+        bad(
+            "F26-gso-udp-length-lies",
+            vnet(1, 5, 42, 1000, 34, 6),
+            with(alice4(BOB4, UDP, &udp(1, 2, &[7; 9000])), 38, 0x20),
+        ),
         bad("F26-gso-syn", vnet(1, 1, 54, 1448, 34, 16), with(super4(), 47, SYN)),
         bad("F26-gso-fragment", vnet(1, 1, 54, 1448, 34, 16), with(super4(), 20, 0x20)),
-        bad("F26-gso-padded", vnet(1, 1, 54, 1448, 34, 16), [super4(), vec![0]].concat()),
     ]);
     rows
 }

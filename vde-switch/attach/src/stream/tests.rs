@@ -1,11 +1,13 @@
 use std::fs;
+use std::io::{Read, Write};
 use std::os::linux::fs::MetadataExt;
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, channel};
+use std::thread::{self, JoinHandle};
 use std::time::Duration;
-
-use nix::unistd::{read, write};
 
 use super::*;
 
@@ -32,17 +34,42 @@ impl Drop for Folder {
     }
 }
 
-fn start(path: &Path) -> (StreamPort, OwnedFd, Receiver<String>) {
-    let (sender, news) = channel();
-    let tell = move |one: StreamNews| {
-        let _ = sender.send(format!("{one:?}"));
-    };
-    let (port, cable) = StreamSeat::take(path).expect("a place").start(1500, tell).expect("starts");
-    (port, cable, news)
+/// A port: the seat is looked at by one thread, the pump is another.
+struct Port {
+    stop: Arc<AtomicBool>,
+    threads: Vec<JoinHandle<()>>,
 }
 
-fn expect(news: &Receiver<String>, start: &str) {
-    let word = news.recv_timeout(PATIENCE).expect(start);
+impl Drop for Port {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Release);
+        for thread in self.threads.drain(..) {
+            thread.join().expect("no panic");
+        }
+    }
+}
+
+fn start(path: &Path) -> (Port, OwnedFd, Receiver<StreamNews>) {
+    let (sender, news) = channel();
+    let mut seat = StreamSeat::take(path).expect("a place");
+    let (ends, cable) = seat.open(1500).expect("opens");
+    let pump = thread::spawn(move || Pump::new(ends).run().expect("it can wait"));
+    let stop = Arc::new(AtomicBool::new(false));
+    let told = Arc::clone(&stop);
+    let looker = thread::spawn(move || {
+        while !told.load(Ordering::Acquire) {
+            if let Some(one) = seat.look() {
+                let _ = sender.send(one);
+            }
+            let mut fds: Vec<_> = seat.fds().map(|fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
+            wait(&mut fds, PollTimeout::from(20_u16)).expect("it can wait");
+        }
+    });
+    (Port { stop, threads: vec![looker, pump] }, cable, news)
+}
+
+fn expect(news: &Receiver<StreamNews>, start: &str) {
+    let word = format!("{:?}", news.recv_timeout(PATIENCE).expect(start));
     assert!(word.starts_with(start), "{word} instead of {start}");
 }
 
@@ -107,7 +134,7 @@ fn a_server_is_called_again_for_ever_and_survives_our_end() {
     drop((peer, server));
     expect(&news, "Down(None)");
     // Nobody listens for a while: the path is ours meanwhile, until the server takes it back.
-    std::thread::sleep(Duration::from_millis(2 * u64::from(LOOK_INTERVAL_MS)));
+    std::thread::sleep(2 * LOOK_INTERVAL);
     fs::remove_file(folder.socket()).expect("ours");
     let server = UnixListener::bind(folder.socket()).expect("a listener");
     let (mut peer, _) = server.accept().expect("a call");

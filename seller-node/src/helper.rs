@@ -1,0 +1,235 @@
+//! The root part of a running lease: what it makes on this host, and for whom.
+//!
+//! # Theory of operation
+//! [`serve`] is the one loop of a process with one thread ([`overlay::helper`]): it waits for
+//! questions of control ([`ask`]), for ends of children and for what is due, and does one thing at
+//! a time. It holds what only root can make: the guest's wire and what it ends in ([`seat`]), the
+//! lease's part in the egress guard ([`egress`]), the data plane and QEMU as children. It hears no
+//! network and reads no byte of a guest.
+//!
+//! What confines the guest is watched: on any difference the links go down first, then the lease
+//! ends with exit code 5. What confines the data plane is watched as well: while the guard does not
+//! stand, the data plane is stopped.
+//!
+//! # Limits
+//! A question that cannot be carried out is answered by its reason; one that no control process of
+//! this program asks ends the lease.
+
+pub(crate) mod ask;
+mod egress;
+pub(crate) mod seat;
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use overlay::clock;
+use overlay::confine::data_plane_user;
+use overlay::exit::{Exit, exit_of, text_of};
+use overlay::helper::Helper;
+use overlay_proto::dial::DialRules;
+use overlay_proto::order::{MTU_MAX, MTU_MIN, ROUTES_MAX};
+use overlay_proto::ticket::ADDRESSES_MAX;
+
+use self::ask::{Ask, Machine, Tell, Wiring};
+use self::egress::Egress;
+use self::seat::{News, Seat};
+use crate::run::launch::Started;
+
+/// How often what is plugged in is looked at.
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+
+/// What a lease's helper was started with.
+#[derive(Debug)]
+pub(crate) struct Desk {
+    /// Where the guest is.
+    pub(crate) seat: Seat,
+    /// Whom this host may dial at all.
+    pub(crate) rules: DialRules,
+    /// The control process's user.
+    pub(crate) user: (u32, u32),
+}
+
+/// What it has come to.
+#[derive(Debug, Default)]
+struct Lease {
+    /// The lease's socket and its port.
+    socket: Option<(OwnedFd, u16)>,
+    /// What that may send to.
+    egress: Option<Egress>,
+    is_plugged: bool,
+}
+
+/// Serves control until it has ended, and ends what still runs; says how the program ends.
+pub(crate) fn serve(mut helper: Helper, mut desk: Desk) -> Exit {
+    let mut lease = Lease::default();
+    let mut is_told = false;
+    while !helper.is_over() {
+        let now = clock::now();
+        let timeout = LOOK_INTERVAL.min(desk.seat.idle_for(now));
+        let guard = lease.egress.iter().map(Egress::fd);
+        let fds: Vec<_> = guard.chain(desk.seat.fds(now)).collect();
+        let heard = match helper.wait(&fds, timeout) {
+            Ok(ready) => ready,
+            Err(error) => {
+                tracing::error!(%error, "the helper cannot wait");
+                break;
+            }
+        };
+        let (guard, seat) = heard.split_at(usize::from(lease.egress.is_some()).min(heard.len()));
+        let (guard, seat) = (guard.contains(&true), seat.contains(&true));
+        while let Some((question, fds)) = helper.asked::<Ask>() {
+            if let Err(error) = desk.handle(&mut helper, &mut lease, question, fds) {
+                helper.tell(&refusal(&error), &[]);
+            }
+        }
+        let guarded = lease.egress.as_mut().map_or(Ok(()), |egress| egress.look(guard, &helper));
+        if let Err(error) = guarded.and_then(|()| desk.look(&mut helper, seat))
+            && !is_told
+        {
+            // Control says goodbye and ends; what it prints is the user's last line.
+            is_told = true;
+            let (exit, text) = (exit_of(error.chain()) as u8, text_of(error.chain()));
+            helper.tell(&Tell::Over { exit, text }, &[]);
+        }
+    }
+    desk.end_machine(&mut helper);
+    // The order of ends: processes, then what they could send to, then the guest's wire.
+    let exit = helper.finish();
+    drop(lease);
+    exit
+}
+
+fn refusal(error: &anyhow::Error) -> Tell {
+    Tell::Refused { exit: exit_of(error.chain()) as u8, text: text_of(error.chain()) }
+}
+
+impl Desk {
+    fn handle(
+        &mut self,
+        helper: &mut Helper,
+        lease: &mut Lease,
+        question: Ask,
+        fds: Vec<OwnedFd>,
+    ) -> anyhow::Result<()> {
+        match question {
+            Ask::Ready { port, leftovers } if lease.socket.is_none() => {
+                let udp = fds.into_iter().next().context("no socket came with the first words")?;
+                helper.set_leftovers(leftovers);
+                lease.egress = Some(Egress::open(&udp, port, self.user.0, &self.rules)?);
+                lease.socket = Some((udp, port));
+                helper.tell(&Tell::Done, &[]);
+            }
+            Ask::Dial(addresses) => {
+                if let Some(egress) = &mut lease.egress {
+                    addresses.iter().take(ADDRESSES_MAX).for_each(|addr| egress.given(*addr));
+                }
+            }
+            Ask::Start if lease.socket.is_some() => {
+                let (udp, port) = lease.socket.as_ref().context("no socket yet")?;
+                let end = helper
+                    .start_data_plane(udp, data_plane_user(*port)?)
+                    .context("the data plane does not start")?;
+                helper.tell(&Tell::Done, &[end.as_fd()]);
+            }
+            Ask::Plug(wiring) if !lease.is_plugged => {
+                check(&wiring)?;
+                let (_, port) = lease.socket.as_ref().context("no socket yet")?;
+                lease.is_plugged = true;
+                let cable = self.seat.plug(&wiring, *port)?;
+                helper.tell(&Tell::Done, &[cable.as_fd()]);
+                if let Some(machine) = self.seat.machine() {
+                    let started = machine.start()?;
+                    tell_started(helper, &started);
+                }
+            }
+            Ask::Follow(wiring) if lease.is_plugged => {
+                check(&wiring)?;
+                // A wire that cannot follow has its links down: the lease ends.
+                self.seat.follow(&wiring)?;
+            }
+            Ask::Open if lease.is_plugged => {
+                self.seat.open()?;
+                helper.tell(&Tell::Done, &[]);
+            }
+            Ask::Proven(addr) => {
+                if let Some(egress) = &mut lease.egress {
+                    egress.proven(addr);
+                }
+            }
+            Ask::Joined(addr) => {
+                if let Some(egress) = &mut lease.egress {
+                    egress.joined(addr);
+                }
+            }
+            Ask::Alive(addrs) => {
+                if let Some(egress) = &mut lease.egress {
+                    egress.alive(addrs);
+                }
+            }
+            Ask::EndMachine => {
+                if let Some(machine) = self.seat.machine() {
+                    machine.ask_to_end(clock::now());
+                }
+            }
+            Ask::Keep => helper.keep(),
+            Ask::Forget => helper.forget(),
+            Ask::Ready { .. } | Ask::Start | Ask::Plug(_) | Ask::Follow(_) | Ask::Open => {
+                bail!("the control process asks out of turn")
+            }
+        }
+        Ok(())
+    }
+
+    /// Looks at what may have ended; an error ends the lease.
+    fn look(&mut self, helper: &mut Helper, heard: bool) -> anyhow::Result<()> {
+        self.seat.look(heard, clock::now())?;
+        if let Some(machine) = self.seat.machine()
+            && let Some(news) = machine.look(clock::now())?
+        {
+            match news {
+                News::Started(started) => tell_started(helper, &started),
+                News::Ended { status, again } => {
+                    let (success, again_s) = (status.success(), again.map(|pause| pause.as_secs()));
+                    let status = status.to_string();
+                    helper.tell(&Tell::MachineEnded { status, success, again_s }, &[]);
+                }
+            }
+        }
+        match helper.data_plane_ended() {
+            Some(status) if !status.success() => bail!("the data plane has ended with {status}"),
+            _ => Ok(()),
+        }
+    }
+
+    /// Waits for the machine's end, which is near: it was asked, or it is killed.
+    fn end_machine(&mut self, helper: &mut Helper) {
+        let Some(machine) = self.seat.machine() else { return };
+        machine.ask_to_end(clock::now());
+        while machine.is_running() {
+            let timeout = LOOK_INTERVAL.min(machine.idle_for(clock::now()));
+            if helper.wait(&[], timeout).is_err() || machine.look(clock::now()).is_err() {
+                return; // killed when dropped
+            }
+        }
+    }
+}
+
+/// Checks what goes into rules and interfaces; addresses are typed and cannot be more than wrong.
+fn check(wiring: &Wiring) -> anyhow::Result<()> {
+    let segment = &wiring.segment;
+    let fits = (MTU_MIN..=MTU_MAX).contains(&segment.mtu)
+        && segment.ipv4.1 <= 32
+        && segment.ipv6.1 <= 128
+        && wiring.routes.len() <= ROUTES_MAX
+        && !wiring.station.mac.is_group();
+    if fits { Ok(()) } else { bail!("the control process asks for a cable that no grant means") }
+}
+
+fn tell_started(helper: &Helper, started: &Started) {
+    let Started { pid, stdout, stderr, console } = started;
+    let machine = Machine { pid: *pid, has_file: console.is_some() };
+    let fds = [Some(stdout.as_fd()), Some(stderr.as_fd()), console.as_ref().map(AsFd::as_fd)];
+    let fds: Vec<_> = fds.into_iter().flatten().collect();
+    helper.tell(&Tell::MachineStarted(machine), &fds);
+}
