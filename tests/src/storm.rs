@@ -392,8 +392,8 @@ fn steady(from: &Host, buyer: &Host, at: IpAddr, time: Duration) -> Result<f64> 
             for _ in sent..due {
                 // A full queue loses it: it was due all the same.
                 let _ = mouth.send(&payload);
-                sent += 1;
             }
+            sent = sent.max(due);
             thread::sleep(Duration::from_micros(500));
         }
         thread::sleep(Duration::from_millis(200));

@@ -1,5 +1,5 @@
-//! Guests that send as fast as they can: the others keep their share, memory stays, and the seller's
-//! host tracks none of it (G12, G14, R01, R02, R04, R11).
+//! Guests that send as fast as they can: the others keep their share, memory stays, and the host of
+//! their seller tracks none of it (G12, G14, R01, R02, R04, R11).
 
 use std::time::Duration;
 
