@@ -354,6 +354,23 @@ impl Guard {
         Ok(())
     }
 
+    /// Opens a ticket's address to the data plane freely, to which the control process has an
+    /// established TCP connection, says the caller: the kernel heard from there.
+    ///
+    /// # Errors
+    /// [`Refused::NotGiven`] for others, or that the kernel does not take it.
+    pub fn widen_connected(&mut self, addr: SocketAddr, now: Instant) -> Result<(), GuardError> {
+        let addr = canonical(addr);
+        if !self.given.contains_key(&addr) {
+            return Err(Refused::NotGiven(addr).into());
+        }
+        let mut script = Script::default();
+        script.put(&Element::path(Path::Proven, self.spec.port, addr), self.alive_for);
+        script.run()?;
+        self.proven.insert(addr, now);
+        Ok(())
+    }
+
     /// Asks the kernel whether it heard from an address lately.
     fn is_heard(&self, addr: SocketAddr) -> Result<bool, NftError> {
         let element = |set| Element::path(set, self.spec.port, addr);
