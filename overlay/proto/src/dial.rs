@@ -14,7 +14,7 @@ pub use self::budget::*;
 use crate::control::{AddressTrust, CANDIDATES_MAX};
 
 /// The only port below 1024 that hearsay may name: UDP there is QUIC.
-const PORT_QUIC: u16 = 443;
+pub const PORT_QUIC: u16 = 443;
 
 /// Whether the user lets this host dial addresses of its own networks (`--lan`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,9 +25,9 @@ pub enum Lan {
     Refused,
 }
 
-/// How far an address reaches.
+/// How far an address of special use reaches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Reach {
+pub enum Reach {
     /// Somebody's network: perhaps the one this host is on.
     Local,
     /// Nowhere that a member can be.
@@ -87,6 +87,9 @@ const SPECIAL_V6: [(Ipv6Addr, u8, &str, Reach); 16] = {
     ]
 };
 
+/// The only part of IPv6 that is global unicast so far (RFC 4291, 2.5.4).
+pub const GLOBAL_V6: (Ipv6Addr, u8) = (Ipv6Addr::new(0x2000, 0, 0, 0, 0, 0, 0, 0), 3);
+
 /// Says whether the first `prefix` bits of the two are the same.
 fn in_prefix(ip: IpAddr, network: IpAddr, prefix: u8) -> bool {
     let (bits, len) = match (ip, network) {
@@ -125,9 +128,17 @@ fn range(ip: IpAddr) -> Option<(&'static str, Reach)> {
             .find(|(net, prefix, ..)| in_prefix(ip, (*net).into(), *prefix))
             .map(|&(_, _, name, reach)| (name, reach)),
     };
-    let global = Ipv6Addr::new(0x2000, 0, 0, 0, 0, 0, 0, 0);
-    let reserved = ip.is_ipv6() && !in_prefix(ip, global.into(), 3);
+    let reserved = ip.is_ipv6() && !in_prefix(ip, GLOBAL_V6.0.into(), GLOBAL_V6.1);
     named.or(reserved.then_some(("reserved", Reach::Nowhere)))
+}
+
+/// Lists the ranges of special use that reach so far, some inside others. A smaller range outdoes
+/// the one around it; what is in none of them is global, but IPv6 outside [`GLOBAL_V6`], which is
+/// reserved. For whoever enforces the same elsewhere.
+pub fn special_ranges(reach: Reach) -> impl Iterator<Item = (IpAddr, u8)> {
+    let v4 = SPECIAL_V4.iter().map(|&(net, len, _, reach)| (net.into(), len, reach));
+    let v6 = SPECIAL_V6.iter().map(|&(net, len, _, reach)| (net.into(), len, reach));
+    v4.chain(v6).filter(move |(.., found)| *found == reach).map(|(net, len, _)| (net, len))
 }
 
 /// Returns what an address is for, unless it is global unicast. Spellings are undone first.
