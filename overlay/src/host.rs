@@ -2,4 +2,5 @@
 
 pub mod addresses;
 pub mod filter;
+pub mod nft;
 pub mod routes;

@@ -15,12 +15,13 @@
 //! [`EXPOSED_MAX`] ports. A stricter filter of the host's own still applies.
 
 use std::fmt;
-use std::io::{self, Write};
+use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr};
-use std::process::{Command, Stdio};
 use std::str::FromStr;
 
 use vde_attach::tap::IfName;
+
+use super::nft::{self, NftError};
 
 /// Most exposed ports.
 pub const EXPOSED_MAX: usize = 64;
@@ -97,7 +98,7 @@ impl TapFilter {
     /// # Errors
     /// [`FilterError`], with the words of `nft`.
     pub fn install(&self) -> Result<Installed, FilterError> {
-        nft(&self.script())?;
+        nft::run(&self.script())?;
         Ok(Installed { table: self.table() })
     }
 
@@ -184,30 +185,10 @@ pub struct Installed {
 
 impl Drop for Installed {
     fn drop(&mut self) {
-        if let Err(error) = nft(&format!("delete table inet {}\n", self.table)) {
+        if let Err(error) = nft::run(&format!("delete table inet {}\n", self.table)) {
             tracing::warn!(%error, table = self.table, "the packet filter was not removed");
         }
     }
-}
-
-fn nft(script: &str) -> Result<(), FilterError> {
-    let mut child = Command::new("nft")
-        .args(["-f", "-"])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped())
-        .spawn()?;
-    if let Some(mut stdin) = child.stdin.take() {
-        // A program that ends early says why on stderr, which is read below.
-        let _ = stdin.write_all(script.as_bytes());
-    }
-    let output = child.wait_with_output()?;
-    if output.status.success() {
-        return Ok(());
-    }
-    let words = String::from_utf8_lossy(&output.stderr);
-    let first = words.lines().next().unwrap_or("no reason given");
-    Err(FilterError::Refused(first.chars().take(200).collect()))
 }
 
 /// Why the filter does not stand.
@@ -215,10 +196,19 @@ fn nft(script: &str) -> Result<(), FilterError> {
 pub enum FilterError {
     /// The program cannot be run.
     #[error("the program `nft` cannot be run (is nftables installed?)")]
-    Run(#[from] io::Error),
+    Run(#[source] io::Error),
     /// The program or the kernel refused; its own words.
     #[error("the packet filter of the tap cannot be set: {0}")]
     Refused(String),
+}
+
+impl From<NftError> for FilterError {
+    fn from(error: NftError) -> Self {
+        match error {
+            NftError::Run(error) => Self::Run(error),
+            NftError::Refused(words) => Self::Refused(words),
+        }
+    }
 }
 
 #[cfg(test)]
