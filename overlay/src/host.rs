@@ -2,5 +2,6 @@
 
 pub mod addresses;
 pub mod filter;
+pub mod guard;
 pub mod nft;
 pub mod routes;
