@@ -162,7 +162,7 @@ impl Desk {
             Ask::Start if !made.is_started => {
                 let (udp, port) = made.socket.as_ref().context("no socket yet")?;
                 let end = helper
-                    .start_data_plane(udp, data_plane_user(*port)?)
+                    .start_data_plane(udp, data_plane_user(*port)?, None)
                     .context("the data plane does not start")?;
                 made.is_started = true;
                 helper.tell(&Tell::Done, &[end.as_fd()]);

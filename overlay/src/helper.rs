@@ -132,6 +132,16 @@ pub fn start_role(
     fds: &[BorrowedFd<'_>],
     user: (u32, u32),
 ) -> io::Result<Child> {
+    start_role_with(name, role, fds, user, None)
+}
+
+fn start_role_with(
+    name: &str,
+    role: &str,
+    fds: &[BorrowedFd<'_>],
+    user: (u32, u32),
+    held: Option<BorrowedFd<'_>>,
+) -> io::Result<Child> {
     let fds: Vec<RawFd> = fds.iter().map(AsRawFd::as_raw_fd).collect();
     let mut command = Command::new("/proc/self/exe");
     command.arg0(name).arg(role).args(fds.iter().map(RawFd::to_string));
@@ -143,7 +153,7 @@ pub fn start_role(
         user,
         group: None,
         dir: None,
-        keep: fds,
+        keep: fds.into_iter().chain(held.map(|fd| fd.as_raw_fd())).collect(),
         file_size_max: u64::MAX, // it can open none; its log may be one
         data_max: Some(MEMORY_MAX),
         descriptors_max: Some(DESCRIPTORS_MAX),
@@ -250,12 +260,19 @@ impl Helper {
 
     /// Starts the data plane on the lease's socket, as `user`; returns control's end of its socket.
     ///
+    /// The process has `held` open as long as it lives, without knowing of it.
+    ///
     /// # Errors
     /// The system's.
-    pub fn start_data_plane(&mut self, udp: &OwnedFd, user: (u32, u32)) -> io::Result<OwnedFd> {
+    pub fn start_data_plane(
+        &mut self,
+        udp: &OwnedFd,
+        user: (u32, u32),
+        held: Option<BorrowedFd<'_>>,
+    ) -> io::Result<OwnedFd> {
         let (ours, theirs) = ipc::pair()?;
         let fds = [theirs.as_fd(), udp.as_fd()];
-        self.data_plane = Some(start_role(DATA_PLANE_NAME, ROLE, &fds, user)?);
+        self.data_plane = Some(start_role_with(DATA_PLANE_NAME, ROLE, &fds, user, held)?);
         Ok(ours)
     }
 

@@ -116,9 +116,10 @@ impl Desk {
             Ask::Ready { port, leftovers } if lease.socket.is_none() => {
                 let udp = fds.into_iter().next().context("no socket came with the first words")?;
                 helper.set_leftovers(leftovers);
-                lease.egress = Some(Egress::open(&udp, port, self.user.0, &self.rules)?);
-                lease.socket = Some((udp, port));
-                helper.tell(&Tell::Done, &[]);
+                let egress = Egress::open(&udp, port, self.user.0, &self.rules)?;
+                let hold = egress.hold()?;
+                (lease.egress, lease.socket) = (Some(egress), Some((udp, port)));
+                helper.tell(&Tell::Done, &[hold.as_fd()]);
             }
             Ask::Dial(addresses) => {
                 if let Some(egress) = &mut lease.egress {
@@ -127,8 +128,9 @@ impl Desk {
             }
             Ask::Start if lease.socket.is_some() => {
                 let (udp, port) = lease.socket.as_ref().context("no socket yet")?;
+                let hold = lease.egress.as_ref().map(Egress::hold).transpose()?;
                 let end = helper
-                    .start_data_plane(udp, data_plane_user(*port)?)
+                    .start_data_plane(udp, data_plane_user(*port)?, hold.as_ref().map(AsFd::as_fd))
                     .context("the data plane does not start")?;
                 helper.tell(&Tell::Done, &[end.as_fd()]);
             }

@@ -116,7 +116,9 @@ pub(crate) fn join(
     let leftovers = Leftovers { always: vec![socket], unless_kept, if_forgotten: file };
     let Listening { udp, tcp: _, port } = listening;
     hands.ask(&Ask::Ready { port, leftovers }, &[udp.as_fd()])?;
-    if let (Tell::Refused { exit, text }, _) = hands.wait()? {
+    // What comes with the answer keeps the host's guard standing until this process is gone.
+    let (answer, _guarded) = hands.wait()?;
+    if let Tell::Refused { exit, text } = answer {
         return Err(hands::fault(exit, text).into());
     }
     drop(udp);

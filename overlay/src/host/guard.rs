@@ -9,14 +9,16 @@
 //! somebody else's by now.
 //!
 //! An address becomes proven ([`Guard::widen`]) only if the kernel itself heard a datagram from it
-//! on the lease's port; that its key was proved is the data plane's word. Whoever is proven stays
-//! so for [`ALIVE_FOR`] and has to be renewed ([`Guard::renew`]): when the helper is gone or the
-//! other end is silent, the kernel shuts the address by itself. The same holds for all that a lease
-//! brings, so a killed helper leaves nothing open.
+//! on the lease's port; that its key was proved is the data plane's word. It remains proven for
+//! [`ALIVE_FOR`] and has to be renewed ([`Guard::renew`]): when the helper is gone or the other end
+//! is silent, the kernel shuts the address by itself. The same holds for all that a lease brings,
+//! so a killed helper leaves nothing open.
 //!
 //! [`Guard::watch_fd`] tells of changes to the packet filter, [`Guard::check`] compares the table
 //! with one that the same `nft` made in an empty namespace, [`Guard::reinstall`] puts it back.
 //! Until then the `latch` keeps everything in. The last lease of a host takes the table away.
+//!
+//! Who sends what the guard refuses is told so by the kernel: EPERM.
 //!
 //! # Limits
 //! [`LEASES_MAX`] leases, [`PROVEN_MAX`] proven and [`GIVEN_MAX`] ticket addresses of each. Hearsay
@@ -110,15 +112,18 @@ const SPENT_MAX: usize = 1024;
 /// Strangers that are remembered as heard.
 const HEARD_MAX: usize = 4096;
 
-/// Addresses that are listened for by name, when strangers fill the memory for the heard.
-const AWAITED_MAX: usize = 256;
+/// Addresses that are listened for by name, when strangers fill the memory for the heard: as many
+/// as all leases can ask about while one counts as heard.
+const AWAITED_MAX: usize = LEASES_MAX
+    * (WIDEN_BURST_MAX as usize + (HEARD_FOR.as_secs() / WIDEN_INTERVAL.as_secs()) as usize);
 
 /// What a lease needs of the guard.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GuardSpec {
     /// The lease's UDP port.
     pub port: u16,
-    /// The user that the control process runs as, and nothing else.
+    /// The user that the control process runs as, and nothing else. A socket counts as that of the
+    /// user who opened it, so one that root opened for the process is not looked at.
     pub ctl_uid: u32,
     /// Networks that this host is on, if the user opened them with `--lan`; else none.
     pub lan: Vec<(IpAddr, u8)>,
@@ -162,6 +167,8 @@ pub struct Guard {
     tcp_proven: Vec<SocketAddr>,
     /// When all that was asked of [`Self::widen`] is paid for.
     paid_at: Instant,
+    /// Whether the table holds anything of this lease.
+    joined: bool,
     watch: Watch,
     latch: Option<Latch>,
     _segments: Segments,
@@ -201,6 +208,7 @@ impl Guard {
             proven: BTreeMap::new(),
             tcp_proven: Vec::new(),
             paid_at: Instant::ZERO,
+            joined: false,
             watch: Watch::new().map_err(GuardError::Watch)?,
             latch: None,
             _segments: Segments::refuse().map_err(GuardError::Segments)?,
@@ -209,6 +217,7 @@ impl Guard {
             spec,
         };
         guard.settle()?;
+        guard.joined = true;
         guard.shut_latch()?;
         Ok(guard)
     }
@@ -354,23 +363,6 @@ impl Guard {
         Ok(())
     }
 
-    /// Opens a ticket's address to the data plane freely, to which the control process has an
-    /// established TCP connection, says the caller: the kernel heard from there.
-    ///
-    /// # Errors
-    /// [`Refused::NotGiven`] for others, or that the kernel does not take it.
-    pub fn widen_connected(&mut self, addr: SocketAddr, now: Instant) -> Result<(), GuardError> {
-        let addr = canonical(addr);
-        if !self.given.contains_key(&addr) {
-            return Err(Refused::NotGiven(addr).into());
-        }
-        let mut script = Script::default();
-        script.put(&Element::path(Path::Proven, self.spec.port, addr), self.alive_for);
-        script.run()?;
-        self.proven.insert(addr, now);
-        Ok(())
-    }
-
     /// Asks the kernel whether it heard from an address lately.
     fn is_heard(&self, addr: SocketAddr) -> Result<bool, NftError> {
         let element = |set| Element::path(set, self.spec.port, addr);
@@ -499,12 +491,11 @@ impl Guard {
     fn leave(&self) -> Result<(), GuardError> {
         let _turn = self.locks.turn().map_err(GuardError::Lock)?;
         let is_last = Locks::is_last(&self.life).map_err(GuardError::Lock)?;
-        if listing(false)?.is_some() {
-            let script = if is_last { Script::after(removal()) } else { self.removal_of_lease() };
-            script.run()?;
-        }
         if is_last {
+            Script::after(removal()).run()?;
             self.locks.remove();
+        } else if self.joined && listing(false)?.is_some() {
+            self.removal_of_lease().run()?;
         }
         Ok(())
     }

@@ -87,7 +87,8 @@ pub enum NftError {
 
 impl NftError {
     /// Says whether what was asked for is not there.
-    pub(crate) fn is_missing(&self) -> bool {
+    #[must_use]
+    pub fn is_missing(&self) -> bool {
         matches!(self, Self::Refused(words) if words.contains("No such file or directory"))
     }
 }

@@ -3,6 +3,7 @@
 use std::io::{self, IoSlice, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd};
+use std::thread;
 use std::time::Duration;
 
 use nix::sys::socket::{ControlMessage, MsgFlags, SockaddrStorage, sendmsg};
@@ -17,6 +18,9 @@ pub(crate) const PORT: u16 = 7770;
 pub(crate) const CTL_UID: u32 = 65_501;
 /// Bytes of WireGuard's initiation, the usual first datagram.
 pub(crate) const INITIATION_LEN: usize = 148;
+/// Datagrams in a row, far fewer than the kernel queues between two ends of a cable.
+const QUEUE_LEN: usize = 250;
+const PAUSE: Duration = Duration::from_millis(1);
 /// More than any budget.
 pub(crate) const MANY: u16 = 1000;
 
@@ -57,16 +61,24 @@ pub(crate) fn mapped(addr: SocketAddr) -> SocketAddr {
     }
 }
 
-/// Sends one datagram to each; returns how many the kernel took.
+/// Sends one datagram to each; returns how many the kernel took. Pauses now and then, so that what
+/// the cable cannot queue is not taken for what the guard kept.
 pub(crate) fn send(
     socket: &UdpSocket,
     to: impl IntoIterator<Item = SocketAddr>,
     len: usize,
 ) -> usize {
     let v6 = socket.local_addr().is_ok_and(|addr| addr.is_ipv6());
-    let spell = |addr| if v6 { mapped(addr) } else { addr };
     let bytes = vec![0; len];
-    to.into_iter().filter(|to| socket.send_to(&bytes, spell(*to)).is_ok()).count()
+    let mut taken = 0;
+    for (number, to) in to.into_iter().enumerate() {
+        let to = if v6 { mapped(to) } else { to };
+        taken += usize::from(socket.send_to(&bytes, to).is_ok());
+        if number % QUEUE_LEN == QUEUE_LEN - 1 {
+            thread::sleep(PAUSE);
+        }
+    }
+    taken
 }
 
 /// The same destination, over and over.

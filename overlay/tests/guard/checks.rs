@@ -67,13 +67,13 @@ pub(crate) const ATTACKS: [Check; 27] = [
     check("G10", "a source of another", foreign_source),
     check("G10", "options that lead elsewhere", options),
     check("--lan", "beyond the host's networks", beyond_lan),
-    check("E13", "ctl: UDP and ICMP", ctl::ctl_datagrams),
-    check("C08", "ctl: SYN outside the ticket", ctl::ctl_syn),
-    check("C08", "ctl: SYN to a ticket's address", ctl::ctl_syn_ticket),
-    check("C08", "ctl: bytes to a ticket's address", ctl::ctl_bytes),
-    check("C08", "ctl: a closed socket's bytes", ctl::ctl_orphan),
-    check("G2", "ctl: the host itself", ctl::ctl_own_host),
-    check("G9", "ctl: a flood of names", ctl::ctl_names),
+    check("E13", "ctl: UDP and ICMP", ctl::datagrams),
+    check("C08", "ctl: SYN outside the ticket", ctl::syn),
+    check("C08", "ctl: SYN to a ticket's address", ctl::syn_ticket),
+    check("C08", "ctl: bytes to a ticket's address", ctl::bytes),
+    check("C08", "ctl: a closed socket's bytes", ctl::orphan),
+    check("G2", "ctl: the host itself", ctl::own_host),
+    check("G9", "ctl: a flood of names", ctl::names),
 ];
 
 /// All that must still work.

@@ -1,13 +1,14 @@
 //! Guards and hostile programs in processes of their own: killed, unprivileged, without `nft`.
 
 use std::fs::{self, DirBuilder, Permissions};
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, ErrorKind, Read};
 use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use overlay::host::guard::{self, Guard, GuardError, GuardSpec, Stands, TABLE};
@@ -52,7 +53,7 @@ fn join_and_wait(port: u16) -> String {
     let _guard = Guard::join(spec(port)).expect("it stands");
     println!("\n{SAYS}joined");
     loop {
-        std::thread::park();
+        thread::park();
     }
 }
 
@@ -94,7 +95,16 @@ fn start(
     command.args(["--exact", "child::role", "--ignored", "--nocapture"]).env(ROLE, role);
     command.stdin(Stdio::null()).stdout(Stdio::piped());
     change(&mut command);
-    (lab.host.run(|| command.spawn().expect("it starts")), dir)
+    let spawn = || loop {
+        match command.spawn() {
+            // Another thread's child had the copy open when it was forked, and is about to exec.
+            Err(error) if error.kind() == ErrorKind::ExecutableFileBusy => {
+                thread::sleep(Duration::from_millis(5));
+            }
+            spawned => return spawned.expect("it starts"),
+        }
+    };
+    (lab.host.run(spawn), dir)
 }
 
 fn said(child: &mut Child) -> String {
@@ -194,6 +204,9 @@ fn what_a_killed_helper_left_holds_until_the_next_one_takes_it_over() {
     child.wait().expect("it ends");
     fs::remove_dir_all(dir).expect("removed");
     assert!(has_table(&lab), "killing the helper opens the guard");
+    while lab.host.sh("nft list tables").contains("ovl_latch") {
+        thread::sleep(Duration::from_millis(10));
+    }
     let victim = SocketAddr::from((lab.fresh(Family::V4), PORT));
     lab.reset();
     lab.host.run(|| send(&dp_socket(PORT), over_and_over(victim), INITIATION_LEN));
@@ -221,7 +234,7 @@ fn foreign_rules_under_our_name_are_replaced_unless_a_lease_lives_by_them() {
 }
 
 #[test]
-fn a_program_of_the_control_processs_user_gets_nothing_out() {
+fn a_program_of_the_control_user_gets_nothing_out() {
     let lab = Lab::new();
     for family in [Family::V4, Family::V6] {
         let to = SocketAddr::from((lab.fresh(family), PORT));
@@ -277,8 +290,8 @@ fn what_is_missing_is_named_in_one_sentence() {
     let dir = tempfile::tempdir().expect("a directory");
     let nowhere = play(&lab, "try", |command| command.env("PATH", dir.path()));
     assert!(nowhere.contains("`nft` cannot be run (is nftables installed?)"), "{nowhere}");
-    let old = "#!/bin/sh\n[ \"$1\" = --version ] && echo nftables v0.8.2 \
-               \"(Joe Btfsplk)\" && exit\n\
+    let old = "#!/bin/sh\n\
+               [ \"$1\" = --version ] && echo nftables v0.8.2 \"(Joe Btfsplk)\" && exit\n\
                cat > /dev/null; echo 'Error: syntax error, unexpected size' >&2; exit 1\n";
     let path = format!("{}:/usr/bin:/bin", fake_nft(dir.path(), old).display());
     let old = play(&lab, "try", |command| command.env("PATH", path));

@@ -29,7 +29,8 @@ use overlay_proto::ticket::ADDRESSES_MAX;
 /// What control asks.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Ask {
-    /// The first words, said as root; the lease's UDP socket is beside them. Answered.
+    /// The first words, said as root; the lease's UDP socket is beside them. Answered, with what
+    /// keeps the host's guard standing while it is open.
     Ready {
         /// The socket's port.
         port: u16,

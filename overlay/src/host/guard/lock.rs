@@ -5,8 +5,9 @@
 //! and takes the table away. The *turn* file is held by one at a time, while the table is made,
 //! changed in its rules, or taken away. The kernel drops both when their holder dies.
 //!
-//! The files are named after the namespace's inode, which is free for another namespace once the
-//! first is gone: nobody holds them then.
+//! The files are named after the namespace's inode. Those that a killed helper left are removed by
+//! the next one of any namespace, unless somebody holds them: whoever has just opened one, and
+//! finds it removed when it is locked, opens it again.
 
 use std::fs::{self, DirBuilder, File, TryLockError};
 use std::io;
@@ -30,6 +31,7 @@ impl Locks {
     pub(super) fn of_this_namespace() -> io::Result<Self> {
         let netns = fs::metadata(NETNS)?.ino();
         prepare(Path::new(DIR))?;
+        sweep(Path::new(DIR));
         let path = |kind| Path::new(DIR).join(format!("guard-{netns}.{kind}"));
         Ok(Self { life: path("life"), turn: path("turn") })
     }
@@ -56,7 +58,7 @@ impl Locks {
 
     /// Removes the files, for the last one, who holds both.
     pub(super) fn remove(&self) {
-        for path in [&self.life, &self.turn] {
+        for path in [&self.life, &self.turn].into_iter().filter(|path| path.exists()) {
             if let Err(error) = fs::remove_file(path) {
                 tracing::debug!(%error, path = %path.display(), "a lock file was not removed");
             }
@@ -75,6 +77,23 @@ fn prepare(dir: &Path) -> io::Result<()> {
         return Ok(());
     }
     Err(io::Error::other(format!("{} is not a directory of root's alone", dir.display())))
+}
+
+/// Removes the files that nobody holds.
+fn sweep(dir: &Path) {
+    let Ok(entries) = fs::read_dir(dir) else { return };
+    for life in entries.flatten().map(|entry| entry.path()) {
+        let is_life = life.extension().is_some_and(|extension| extension == "life");
+        let turn = life.with_extension("turn");
+        let free = |path: &Path| File::open(path).ok().filter(|file| file.try_lock().is_ok());
+        let held_turn = free(&turn);
+        if is_life
+            && (held_turn.is_some() || !turn.exists())
+            && let Some(_life) = free(&life)
+        {
+            Locks { life, turn }.remove();
+        }
+    }
 }
 
 /// Opens and locks a file; once more if the last holder removed it meanwhile.
@@ -120,6 +139,27 @@ mod tests {
         let new = locks.share().expect("a share of the new file");
         assert_ne!(old.metadata().expect("old").ino(), new.metadata().expect("new").ino());
         assert!(Locks::is_last(&new).expect("asked"));
+    }
+
+    #[test]
+    fn what_nobody_holds_is_swept_away() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let named = |name: &str| Locks {
+            life: dir.path().join(format!("guard-{name}.life")),
+            turn: dir.path().join(format!("guard-{name}.turn")),
+        };
+        let (left, shared, turned) = (named("1"), named("2"), named("3"));
+        for locks in [&left, &shared, &turned] {
+            drop((locks.share().expect("a share"), locks.turn().expect("the turn")));
+        }
+        let _held = (shared.share().expect("a share"), turned.turn().expect("the turn"));
+        sweep(dir.path());
+        let is_there = |locks: &Locks| locks.life.exists() && locks.turn.exists();
+        assert!(!left.life.exists() && !left.turn.exists());
+        drop(left.share().expect("a share"));
+        sweep(dir.path());
+        assert!(!left.life.exists(), "the one without the other");
+        assert!(is_there(&shared) && is_there(&turned));
     }
 
     #[test]

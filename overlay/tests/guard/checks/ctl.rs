@@ -13,7 +13,7 @@ use super::{Outcome, at_most, key, path, resolver};
 use crate::attack::{INITIATION_LEN, PORT, as_ctl, dial, over_and_over, pour, send, udp_socket};
 use crate::net::{Family, HOST_V4, HOST_V6, Lab};
 
-pub(super) fn ctl_datagrams(lab: &Lab, family: Family) -> Outcome {
+pub(super) fn datagrams(lab: &Lab, family: Family) -> Outcome {
     let to = SocketAddr::from((lab.fresh(family), PORT));
     lab.open("proven", family, &path(PORT, to));
     lab.open("tcp_proven", family, &key(to));
@@ -35,7 +35,7 @@ pub(super) fn ctl_datagrams(lab: &Lab, family: Family) -> Outcome {
     at_most("packets", lab.seen().packets, 0)
 }
 
-pub(super) fn ctl_syn(lab: &Lab, family: Family) -> Outcome {
+pub(super) fn syn(lab: &Lab, family: Family) -> Outcome {
     let given = SocketAddr::from((lab.fresh(family), PORT));
     lab.open("tcp_given", family, &key(given));
     let never = if family == Family::V4 { "169.254.169.254" } else { "fd00:ec2::254" };
@@ -53,7 +53,7 @@ pub(super) fn ctl_syn(lab: &Lab, family: Family) -> Outcome {
     at_most("SYNs", lab.seen().packets, 0)
 }
 
-pub(super) fn ctl_syn_ticket(lab: &Lab, family: Family) -> Outcome {
+pub(super) fn syn_ticket(lab: &Lab, family: Family) -> Outcome {
     // Answers nothing: a network that leads to nobody.
     let to = SocketAddr::from((lab.silent(family), PORT));
     lab.open("tcp_given", family, &key(to));
@@ -96,7 +96,7 @@ pub(super) fn while_listening<T: Send>(
 /// More than TCP's headers of as much as an unproven address may get.
 const TCP_BYTES_MAX: u64 = GIVEN_BYTES_MAX as u64 + SYN_MAX as u64 * 80;
 
-pub(super) fn ctl_bytes(lab: &Lab, family: Family) -> Outcome {
+pub(super) fn bytes(lab: &Lab, family: Family) -> Outcome {
     let seen = while_listening(lab, family, |to, _| {
         lab.open("tcp_given", family, &key(to));
         lab.reset();
@@ -106,7 +106,7 @@ pub(super) fn ctl_bytes(lab: &Lab, family: Family) -> Outcome {
     at_most("bytes", seen.bytes, TCP_BYTES_MAX)
 }
 
-pub(super) fn ctl_orphan(lab: &Lab, family: Family) -> Outcome {
+pub(super) fn orphan(lab: &Lab, family: Family) -> Outcome {
     let seen = while_listening(lab, family, |to, _| {
         lab.open("tcp_given", family, &key(to));
         lab.reset();
@@ -123,7 +123,7 @@ pub(super) fn ctl_orphan(lab: &Lab, family: Family) -> Outcome {
     at_most("bytes", seen, TCP_BYTES_MAX)
 }
 
-pub(super) fn ctl_own_host(lab: &Lab, family: Family) -> Outcome {
+pub(super) fn own_host(lab: &Lab, family: Family) -> Outcome {
     let loopback: IpAddr = match family {
         Family::V4 => Ipv4Addr::LOCALHOST.into(),
         Family::V6 => Ipv6Addr::LOCALHOST.into(),
@@ -142,7 +142,7 @@ pub(super) fn ctl_own_host(lab: &Lab, family: Family) -> Outcome {
     at_most("packets", lab.looped().packets, 0)
 }
 
-pub(super) fn ctl_names(lab: &Lab, family: Family) -> Outcome {
+pub(super) fn names(lab: &Lab, family: Family) -> Outcome {
     let resolver = resolver(family);
     lab.reset();
     let start = Instant::now();
