@@ -2,7 +2,7 @@
 //!
 //! [`catalogue`] is the public list, made for one guest: what a decent guest says and must get
 //! through, and what the attack catalogue (F: frames, E: escapes) has in store and must not, each
-//! with the counter that must have seen it. [`prove`] sends them by the guest's end and by the
+//! with the counter that must have seen it. [`prove()`] sends them by the guest's end and by the
 //! data plane's, and watches the other.
 //!
 //! Left out is what the rules leave to the port policy, and F25 and F26: what a virtio-net header

@@ -5,6 +5,8 @@
 //! A tap has one descriptor, and the hypervisor has it. So ours stands beside it, and the two are
 //! joined by [`crate::rules`], in the host's own namespace: the host's stack sees no frame of
 //! either, and what the host itself would say by the hypervisor's tap ends at a rule of its own.
+//! Behind these stand tables of other families that drop what comes in by the two names, should
+//! the first ever be gone.
 //! Nobody can try the wire through a descriptor that another holds, so the canaries are sent first
 //! through a [`LeaseWire`] of the same guest, whose rules are the same.
 //!
@@ -19,10 +21,11 @@
 //! # Limits
 //! The host keeps its power over the interface: who is root may put it into a bridge or give it an
 //! address, and the guest is unplugged for it; a packet socket of his can listen, and cannot speak.
-//! A hypervisor that deletes its tap and makes it again has a tap without rules: kernels before
-//! 6.13 forget the chain with the interface, and later ones are told that the lease has ended. It
-//! is as far from the host's network as the hypervisor puts it. What the guest sends reaches the
-//! host's kernel first, virtio-net header and all.
+//! Whoever flushes all rules of the host opens the tap to the host's stack until it is noticed:
+//! the kernel tells at once by [`HostTap::watch_fds`], and not by itself. A hypervisor that deletes
+//! its tap and makes it again has ended the lease; of a kernel before 6.13, which forgets the
+//! chain with the interface, the new tap has the tables behind alone, until they go. What the guest
+//! sends reaches the host's kernel first, virtio-net header and all.
 
 use std::fs::File;
 use std::io;
@@ -119,7 +122,7 @@ impl HostTap {
             })?;
             silence(&own, "1").map_err(WireError::Switch)?;
             // Before either is up: no frame passes that the rules have not seen.
-            let loaded = Loaded::load(Nft::default(), spec, cable, Scope::Table)?;
+            let loaded = Loaded::load(Nft::default(), spec, cable, Scope::Tables)?;
             let ipv6 = sysctl::get(&ipv6_switch(&name));
             silence(&name, "1").map_err(WireError::Switch)?;
             Ok::<_, HostTapError>((ours, loaded, ipv6))
@@ -204,6 +207,9 @@ impl HostTap {
             }
             if !same && !joined.loaded.is_hooked()? {
                 return Err(Difference::Hooks.into());
+            }
+            if !same && let count @ 1.. = joined.loaded.reached()? {
+                return Err(Difference::Reached(count).into());
             }
             Ok::<_, WireError>(())
         })

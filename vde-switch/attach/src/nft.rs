@@ -112,8 +112,12 @@ impl Nft {
     }
 
     /// Lists one table, without what changes by itself; `None` if it is not there.
-    pub(crate) fn list_table(&self, table: &TableName) -> Result<Option<String>, NftError> {
-        match self.run(&["-s", "list", "table", "netdev", &table.to_string()], "") {
+    pub(crate) fn list_table(
+        &self,
+        family: &str,
+        table: &TableName,
+    ) -> Result<Option<String>, NftError> {
+        match self.run(&["-s", "list", "table", family, &table.to_string()], "") {
             Ok(listing) => Ok(Some(listing)),
             Err(NftError::Refused(_)) => Ok(None),
             Err(error) => Err(error),
@@ -129,9 +133,11 @@ impl Nft {
         }
     }
 
-    /// Deletes a table; one that is not there stays so.
-    pub(crate) fn delete(&self, table: &TableName) -> Result<(), NftError> {
-        let script = format!("table netdev {table}\ndelete table netdev {table}\n");
+    /// Deletes a table of each family, in one transaction; one that is not there stays so.
+    pub(crate) fn delete(&self, families: &[&str], table: &TableName) -> Result<(), NftError> {
+        let one =
+            |family: &&str| format!("table {family} {table}\ndelete table {family} {table}\n");
+        let script: String = families.iter().map(one).collect();
         self.run(&["-f", "-"], &script).map(drop)
     }
 
@@ -142,11 +148,20 @@ impl Nft {
         Ok(counters(&words).filter_map(known).collect())
     }
 
-    /// Reads all counters of a name, whatever table they are in, together.
-    pub(crate) fn count_all(&self, name: &str) -> Result<u64, NftError> {
-        let words = self.run(&["list", "counters"], "")?;
-        let of = counters(&words).filter(|(other, _)| *other == name);
-        Ok(of.map(|(_, count)| count.packets).sum())
+    /// Reads all counters of a name together, of whatever table or of a table of one family.
+    pub(crate) fn count_all(
+        &self,
+        name: &str,
+        of: Option<(&str, &TableName)>,
+    ) -> Result<u64, NftError> {
+        let words = match of {
+            None => self.run(&["list", "counters"], "")?,
+            Some((family, table)) => {
+                self.run(&["list", "counters", "table", family, &table.to_string()], "")?
+            }
+        };
+        let all = counters(&words).filter(|(other, _)| *other == name);
+        Ok(all.map(|(_, count)| count.packets).sum())
     }
 
     fn run(&self, args: &[&str], script: &str) -> Result<String, NftError> {

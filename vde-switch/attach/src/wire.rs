@@ -42,13 +42,13 @@ use crate::netlink::generation::Rules;
 use crate::netlink::route::{Change, Links};
 use crate::netns::{Netns, run_in};
 use crate::nft::{Counts, Nft, NftError};
-use crate::rules::stack;
 use crate::sysctl;
 use crate::tap::{IfName, TapError};
 
 mod build;
 pub mod difference;
 pub(crate) mod loaded;
+pub mod ranges;
 pub mod spec;
 
 pub use difference::Difference;
@@ -300,7 +300,7 @@ impl LeaseWire {
         if !self.loaded.is_hooked()? {
             return Err(Difference::Hooks.into());
         }
-        match self.loaded.count_all(stack::REACHED)? {
+        match self.loaded.reached()? {
             0 => Ok(()),
             count => Err(Difference::Reached(count).into()),
         }

@@ -8,7 +8,7 @@ use super::*;
 use crate::canary::{End, PacketEnd};
 use crate::frames::*;
 use crate::rules::Stop;
-use crate::testing::{in_netns, name, spec, spec_with};
+use crate::testing::{in_netns, name, sound4, spec, spec_with};
 
 /// What stands for the host: a namespace of the test's own, with a hypervisor's tap in it.
 struct Host {
@@ -144,10 +144,17 @@ fn whatever_is_changed_is_noticed_and_the_guest_is_unplugged() {
     const ADDRESS: &str = "10.0.0.1";
     let rules: Expected =
         |error| matches!(error, HostTapError::Wire(WireError::Changed(Difference::Rules)));
-    let changes: [(&str, Expected); 11] = [
+    let changes: [(&str, Expected); 14] = [
         ("nft flush ruleset", rules),
         ("nft flush table netdev ovl_vnet0", rules),
         ("nft delete table netdev ovl_vnet0", rules),
+        ("nft delete table inet ovl_vnet0", rules),
+        ("nft flush table arp ovl_vnet0", rules),
+        (
+            "nft delete chain netdev ovl_vnet0 from_guest; \
+             nft add chain netdev ovl_vnet0 from_guest",
+            rules,
+        ),
         ("nft insert rule netdev ovl_vnet0 from_guest accept", rules),
         ("ip link set vnet0 down; ip link set vnet0 name other; ip link set other up", |error| {
             matches!(error, HostTapError::Wire(WireError::Changed(Difference::Renamed(..))))
@@ -189,6 +196,33 @@ fn whatever_is_changed_is_noticed_and_the_guest_is_unplugged() {
             assert!(!is_up("vnet0") && !is_up("other"), "{line}");
         });
     }
+}
+
+#[test]
+fn behind_the_rules_others_keep_a_guest_from_the_hosts_stack() {
+    in_netns(|| {
+        let mut host = Host::new();
+        let sound = ethernet(BROADCAST, ALICE, 0x0800, &sound4(ALICE4, [10, 9, 9, 9].into()));
+        // As a kernel that has forgotten the chain with the interface; the name is the same.
+        shell(
+            "nft delete table netdev ovl_vnet0; ip link del vnet0; \
+             nft add table inet witness; nft 'add chain inet witness c \
+             { type filter hook prerouting priority 0; }'; nft add counter inet witness seen; \
+             nft add rule inet witness c iifname vnet0 counter name seen",
+        );
+        host.guest = hypervisor();
+        shell("ip link set vnet0 up");
+        assert!(!host.carries(&sound));
+        let seen = || Nft::default().count_all("seen", None).expect("a counter");
+        assert_eq!(seen(), 0, "the host's stack has seen it");
+        let reached = host.tap.joined.as_ref().expect("joined").loaded.reached();
+        assert_eq!(reached.expect("counters"), 1);
+        // Without them it would.
+        shell("nft delete table inet ovl_vnet0");
+        assert!(!host.carries(&sound));
+        assert_eq!(seen(), 1);
+        assert!(host.tap.check().is_err());
+    });
 }
 
 #[test]

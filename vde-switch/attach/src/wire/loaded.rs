@@ -2,7 +2,7 @@
 
 use super::WireError;
 use crate::nft::{self, Counts, Nft};
-use crate::rules::{Cable, Ruleset};
+use crate::rules::{Cable, Ruleset, stack};
 use crate::wire::spec::WireSpec;
 
 /// How much of a namespace's rules is the cable's alone.
@@ -10,9 +10,12 @@ use crate::wire::spec::WireSpec;
 pub(crate) enum Scope {
     /// All: nobody else has any.
     Namespace,
-    /// Its table: others have theirs.
-    Table,
+    /// The tables of its name: others have theirs.
+    Tables,
 }
+
+/// The families of a host that have a table of the cable's name.
+const FAMILIES: [&str; 3] = ["netdev", stack::HOST_FAMILIES[0].0, stack::HOST_FAMILIES[1].0];
 
 /// A loaded table. All of its work is done in the calling thread's namespace.
 #[derive(Debug)]
@@ -52,8 +55,12 @@ impl Loaded {
 
     fn put(&mut self, spec: &WireSpec) -> Result<(), WireError> {
         let rules = Ruleset::new(spec, &self.cable);
-        self.nft.load(&rules.to_string())?;
-        let listing = self.nft.list_table(&self.cable.table)?.unwrap_or_default();
+        let beside = match self.scope {
+            Scope::Namespace => String::new(),
+            Scope::Tables => stack::host_ruleset(&self.cable),
+        };
+        self.nft.load(&format!("{beside}{rules}"))?;
+        let listing = self.nft.list_table("netdev", &self.cable.table)?.unwrap_or_default();
         let shape = rules.shape().map(|(chain, rules)| (chain.to_owned(), rules));
         if !nft::shape(&listing).into_iter().eq(shape) {
             return Err(WireError::Unlike);
@@ -66,7 +73,14 @@ impl Loaded {
     fn list(&self) -> Result<String, WireError> {
         Ok(match self.scope {
             Scope::Namespace => self.nft.list()?,
-            Scope::Table => self.nft.list_table(&self.cable.table)?.unwrap_or_default(),
+            Scope::Tables => {
+                let mut all = String::new();
+                for family in FAMILIES {
+                    let table = self.nft.list_table(family, &self.cable.table)?;
+                    all.push_str(&table.unwrap_or_default());
+                }
+                all
+            }
         })
     }
 
@@ -79,7 +93,7 @@ impl Loaded {
     pub(crate) fn is_hooked(&self) -> Result<bool, WireError> {
         Ok(match self.scope {
             Scope::Namespace => self.nft.hooks()? == self.hooks,
-            Scope::Table => {
+            Scope::Tables => {
                 let now = self.nft.hooks()?;
                 let word = format!(" {} ", self.cable.table);
                 let own = |text: &str| text.lines().filter(|l| l.contains(&word)).count();
@@ -106,13 +120,23 @@ impl Loaded {
         Ok(counts)
     }
 
-    /// Returns what the counters of that name have seen, in any table.
-    pub(crate) fn count_all(&self, name: &str) -> Result<u64, WireError> {
-        Ok(self.nft.count_all(name)?)
+    /// Returns how many frames have reached the stack past the rules.
+    pub(crate) fn reached(&self) -> Result<u64, WireError> {
+        let mut count = 0;
+        match self.scope {
+            Scope::Namespace => count += self.nft.count_all(stack::REACHED, None)?,
+            Scope::Tables => {
+                for (family, _) in stack::HOST_FAMILIES {
+                    let table = Some((family, &self.cable.table));
+                    count += self.nft.count_all(stack::REACHED, table)?;
+                }
+            }
+        }
+        Ok(count)
     }
 
-    /// Deletes the table.
+    /// Deletes a host's tables.
     pub(crate) fn delete(&self) -> Result<(), WireError> {
-        Ok(self.nft.delete(&self.cable.table)?)
+        Ok(self.nft.delete(&FAMILIES, &self.cable.table)?)
     }
 }

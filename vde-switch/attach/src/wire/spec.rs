@@ -1,11 +1,12 @@
 //! What a guest's wire is made from: addresses and numbers, no text.
 
-use std::fmt;
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::ops::RangeInclusive;
 
 use vde_switch::serve::{ROUTES_MAX, Route};
 use vde_switch::station::{Segment, Station};
+
+use super::ranges::{Range, Ranges, range};
 
 /// MTUs that a segment may have: IPv6 needs the least (RFC 8200, 5), a tap takes the most that is
 /// anybody's jumbo frame.
@@ -144,76 +145,6 @@ impl WireSpec {
     }
 }
 
-/// Addresses one after the other, both ends included.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Range {
-    /// The lowest.
-    pub first: Ipv4Addr,
-    /// The highest.
-    pub last: Ipv4Addr,
-}
-
-impl fmt::Display for Range {
-    /// As an element of an nft set.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { first, last } = self;
-        if first == last { write!(f, "{first}") } else { write!(f, "{first}-{last}") }
-    }
-}
-
-/// Ranges without overlap, from low to high.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Ranges(Vec<Range>);
-
-impl Ranges {
-    /// Says whether an address is in one of them.
-    #[must_use]
-    pub fn contain(&self, address: Ipv4Addr) -> bool {
-        self.0.iter().any(|range| range.first <= address && address <= range.last)
-    }
-
-    /// Returns them, from low to high.
-    pub fn iter(&self) -> impl Iterator<Item = Range> {
-        self.0.iter().copied()
-    }
-
-    fn add(&mut self, new: Option<Range>) {
-        let Some(new) = new else { return };
-        self.remove(Some(new));
-        self.0.push(new);
-        self.0.sort_by_key(|range| range.first);
-    }
-
-    fn remove(&mut self, gone: Option<Range>) {
-        let Some(gone) = gone else { return };
-        let (low, high) = (gone.first.to_bits(), gone.last.to_bits());
-        let kept = self.0.iter().flat_map(|range| {
-            let (first, last) = (range.first.to_bits(), range.last.to_bits());
-            let below = (low > first).then(|| (first, last.min(low - 1)));
-            let above = (high < last).then(|| (first.max(high + 1), last));
-            [below, above]
-        });
-        self.0 = kept
-            .flatten()
-            .filter(|(first, last)| first <= last)
-            .map(|(first, last)| Range {
-                first: Ipv4Addr::from_bits(first),
-                last: Ipv4Addr::from_bits(last),
-            })
-            .collect();
-    }
-}
-
-impl fmt::Display for Ranges {
-    /// As the elements of an nft set, without its braces.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (at, range) in self.iter().enumerate() {
-            write!(f, "{}{range}", if at == 0 { "" } else { ", " })?;
-        }
-        Ok(())
-    }
-}
-
 /// Returns the addresses of a network of hosts; `None` if it is none.
 fn network_v4(network: Ipv4Addr, len: u8) -> Option<Range> {
     let own = range(network, len)?;
@@ -223,18 +154,6 @@ fn network_v4(network: Ipv4Addr, len: u8) -> Option<Range> {
     };
     let sound = own.first == network && *PREFIX_V4_RANGE.start() <= len;
     (sound && !NOBODYS.iter().any(overlaps)).then_some(own)
-}
-
-/// Returns the addresses of the network that an address is in; `None` for a prefix length that is
-/// none.
-fn range(address: Ipv4Addr, len: u8) -> Option<Range> {
-    let hosts = match len {
-        0 => u32::MAX,
-        1..=32 => u32::MAX.checked_shr(len.into()).unwrap_or(0),
-        33.. => return None,
-    };
-    let first = Ipv4Addr::from_bits(address.to_bits() & !hosts);
-    Some(Range { first, last: Ipv4Addr::from_bits(first.to_bits() | hosts) })
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@
 
 use super::*;
 use crate::canary::Side::Guest;
+use crate::testing::sound4;
 
 /// Frames of each kind that a rate is tried with: more than a burst and many seconds.
 const FLOOD: usize = 2000;
@@ -187,25 +188,16 @@ fn what_no_rule_has_stopped_the_policy_does() {
             chain.rules.retain(|rule| !(rule.when.is_empty() && rule.counter.is_some()));
         }
         // Sound and to all, so that a stack looks at it.
-        let sent = |src: Mac| {
-            let mut packet = packet4(ALICE4, [8; 4].into(), UDP, 0, &udp(9, 9, b"x"));
-            let sum: u32 = packet[..20]
-                .chunks(2)
-                .map(|pair| u32::from(u16::from_be_bytes([pair[0], pair[1]])))
-                .sum();
-            let sum = !((sum & 0xffff) + (sum >> 16)) as u16;
-            packet[10..12].copy_from_slice(&sum.to_be_bytes());
-            ethernet(BROADCAST, src, 0x0800, &packet)
-        };
+        let sent = |src: Mac| ethernet(BROADCAST, src, 0x0800, &sound4(ALICE4, [8; 4].into()));
         let mut reached = |rules: &str| {
             rig.nft.load(rules).expect("rules");
-            let before = rig.nft.count_all(stack::REACHED).expect("a counter");
+            let before = rig.nft.count_all(stack::REACHED, None).expect("a counter");
             assert!(!rig.passes(Guest, &[0; 12], &sent(ALICE)), "it passed");
             // The data plane's end lets all IPv4 pass: as if it did not.
             let rules = rules.replace(guest::KINDS, "ether type { arp, ip6 }");
             rig.nft.load(&rules).expect("rules");
             assert!(!rig.passes(Side::Data, &[0; 12], &sent(BOB)), "it passed");
-            rig.nft.count_all(stack::REACHED).expect("a counter") - before
+            rig.nft.count_all(stack::REACHED, None).expect("a counter") - before
         };
         assert_eq!(reached(&bare.to_string()), 0);
         assert_eq!(reached(&bare.to_string().replace("policy drop", "policy accept")), 2);

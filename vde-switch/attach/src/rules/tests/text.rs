@@ -38,7 +38,7 @@ proptest! {
             let (nft, rules) = (Nft::default(), Ruleset::new(&spec, &cable));
             let text = rules.to_string();
             nft.load(&text).unwrap_or_else(|error| panic!("{error}\n{text}"));
-            let listing = nft.list_table(&cable.table).unwrap().expect("it is there");
+            let listing = nft.list_table("netdev", &cable.table).unwrap().expect("it is there");
             let shape: Vec<_> =
                 rules.shape().map(|(chain, rules)| (chain.to_owned(), rules)).collect();
             assert_eq!(nft::shape(&listing), shape, "{text}\n{listing}");
@@ -47,13 +47,14 @@ proptest! {
                 assert!(listing.contains(&hook), "{listing}");
                 assert!(listing.contains(&format!("fwd to \"{end}\"\n")), "{listing}");
             }
-            nft.delete(&cable.table).unwrap();
+            nft.delete(&["netdev"], &cable.table).unwrap();
             nft.load(&listing).unwrap_or_else(|error| panic!("{error}\n{listing}"));
-            assert_eq!(nft.list_table(&cable.table).unwrap(), Some(listing));
+            assert_eq!(nft.list_table("netdev", &cable.table).unwrap(), Some(listing));
             // Replaced by itself, it is still itself.
             nft.load(&text).unwrap();
             nft.load(&text).unwrap();
-            assert_eq!(nft::shape(&nft.list_table(&cable.table).unwrap().unwrap()), shape);
+            let listing = nft.list_table("netdev", &cable.table).unwrap().expect("it is there");
+            assert_eq!(nft::shape(&listing), shape);
             drop(taps);
         });
     }

@@ -5,7 +5,8 @@ use std::time::Instant;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::*;
-use crate::sysctl::SILENCE;
+use crate::sysctl::{self, SILENCE};
+use crate::testing::sound4;
 
 /// Longest wait for the kernel to tell, in milliseconds: on a busy machine, five times the goal.
 const TOLD_MAX: u16 = 5000;
@@ -118,7 +119,10 @@ fn whatever_is_changed_is_noticed_and_the_wire_is_cut() {
             times.push(took);
         }
     }
-    for (switch, value) in SILENCE {
+    let (wire, ..) = up(&spec());
+    let has = |switch| run_in(wire.netns(), || sysctl::get(switch).is_some()).unwrap();
+    // A kernel may have no bridges, or no filter of theirs.
+    for (switch, value) in SILENCE.into_iter().filter(|(switch, _)| has(switch)) {
         let line = format!("echo $((1 - {value} % 2)) > /proc/sys/net/{switch}");
         let (said, took) = noticed(&line, Looked, LeaseWire::glance);
         let sees = match &said {
@@ -156,11 +160,7 @@ fn frames_that_have_passed_by_the_rules_are_noticed() {
         return;
     }
     let (mut wire, mut guest, _data) = up(&spec());
-    let mut packet = packet4(ALICE4, BOB4, UDP, 0, &udp(1, 2, b"x"));
-    let words = packet[..20].chunks(2).map(|pair| u32::from(pair[0]) << 8 | u32::from(pair[1]));
-    let sum: u32 = words.sum();
-    packet[10..12].copy_from_slice(&(!((sum & 0xffff) + (sum >> 16)) as u16).to_be_bytes());
-    let frame = ethernet(BROADCAST, ALICE, 0x0800, &packet);
+    let frame = ethernet(BROADCAST, ALICE, 0x0800, &sound4(ALICE4, BOB4));
     // As a kernel would do that loses the chain, and is looked at when it is back.
     let saved = std::env::temp_dir().join(format!("ovl-{}-saved", std::process::id()));
     let saved = saved.display();
