@@ -53,8 +53,8 @@ proptest! {
             // Replaced by itself, it is still itself.
             nft.load(&text).unwrap();
             nft.load(&text).unwrap();
-            let listed = nft.list_table("netdev", &cable.table).unwrap().unwrap();
-            assert_eq!(nft::shape(&listed), shape);
+            let listing = nft.list_table("netdev", &cable.table).unwrap().expect("it is there");
+            assert_eq!(nft::shape(&listing), shape);
             drop(taps);
         });
     }
