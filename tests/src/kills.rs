@@ -11,8 +11,8 @@
 //! # Limits
 //! One guest. A firewall table of the buyer's stays after a kill by design: it shuts the tap, and
 //! the next start replaces it. Without his tap the buyer's computer sends what is for a guest by
-//! its default route, in the clear, as it would without us: so it is the guest that asks whether
-//! all is well, and where it is a machine, the buyer's side is spared.
+//! its default route, in the clear, as it would without us: that is shown, but not counted. It is
+//! the guest that asks whether all is well; where it is a machine, the buyer's side is spared.
 
 mod traces;
 
@@ -149,7 +149,11 @@ pub fn kills(kind: Kind, time: Duration, seed: u64, mut say: impl FnMut(&str)) -
         Places { cable: vec![place("buyer", "lo")], inside: vec![place("buyer", "ovl-farm")] };
     let mut plan = scene.home.plan(station, &members, &[])?;
     plan.mutations = 1;
-    let watch = Watch::keep(&scene.home.hosts(), &Suspect::of(&station), &places)?;
+    let wan = &scene.home.buyer_cable.host;
+    let buyer =
+        vec![members[0].ipv4.into(), members[0].ipv6.into(), wan.ipv4.into(), wan.ipv6.into()];
+    let suspect = Suspect { buyer, ..Suspect::of(&station) };
+    let watch = Watch::keep(&scene.home.hosts(), &suspect, &places)?;
     let load = Load::start(&scene, plan.words())?;
     let mut rng = Rng::new(seed);
     let until = Instant::now() + time;
