@@ -80,14 +80,15 @@ pub fn receive(socket: &impl AsRawFd) -> io::Result<(Vec<u8>, Vec<OwnedFd>)> {
     let mut slices = [IoSliceMut::new(&mut buffer)];
     let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_CMSG_CLOEXEC;
     let message = recvmsg::<()>(socket.as_raw_fd(), &mut slices, Some(&mut space), flags)?;
+    let cut = || io::Error::new(io::ErrorKind::InvalidData, "a message that was cut");
     let mut fds = Vec::new();
-    for control in message.cmsgs()? {
+    for control in message.cmsgs().map_err(|_| cut())? {
         if let ControlMessageOwned::ScmRights(raw) = control {
             fds.extend(raw.into_iter().map(own));
         }
     }
     if message.flags.intersects(MsgFlags::MSG_TRUNC | MsgFlags::MSG_CTRUNC) {
-        return Err(io::Error::new(io::ErrorKind::InvalidData, "a message that was cut"));
+        return Err(cut());
     }
     let len = message.bytes;
     buffer.truncate(len);

@@ -160,7 +160,7 @@ async fn serve(start: Start<'_>) -> anyhow::Result<()> {
     let mut membership = Membership::new(ticket.clone(), own);
     let mut link = Link::new(key, gateway, buyer);
     let welcome = tokio::select! {
-        welcome = first_join(&mut membership, &mut link) => welcome,
+        welcome = first_join(&mut membership, &mut link, &host) => welcome,
         () = signals.any() => return Ok(()),
     };
     let welcome = match welcome {
@@ -170,9 +170,6 @@ async fn serve(start: Start<'_>) -> anyhow::Result<()> {
         }
         welcome => welcome?,
     };
-    if let Some(addr) = link.remote() {
-        host.say(&Ask::Joined(addr))?;
-    }
     let commands = membership.handle_welcome(&welcome, clock::now())?;
     let (Some(grant), Some(config)) = (membership.grant(), membership.config()) else {
         bail!("the gateway granted nothing");
@@ -202,10 +199,19 @@ async fn serve(start: Start<'_>) -> anyhow::Result<()> {
 }
 
 /// Joins for the first time: here a failure ends the program.
-async fn first_join(membership: &mut Membership, link: &mut Link) -> anyhow::Result<Welcome> {
+async fn first_join(
+    membership: &mut Membership,
+    link: &mut Link,
+    host: &Host,
+) -> anyhow::Result<Welcome> {
     let started_at = clock::now();
     loop {
-        match link.next().await {
+        let event = link.next().await;
+        // Whatever it answers: its key is proved there.
+        if let Some(addr) = link.remote().filter(|_| matches!(event, LinkEvent::Joined(_))) {
+            host.say(&Ask::Joined(addr))?;
+        }
+        match event {
             LinkEvent::Due => link.join(membership.request(nonce()?, clock::now())),
             LinkEvent::Joined(JoinReply::Welcome(welcome)) => return Ok(welcome),
             // Perhaps this host itself, whose connection of before a crash is not yet over.

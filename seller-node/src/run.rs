@@ -4,7 +4,7 @@
 //! Everything that can be refused is refused before anybody is contacted, in this order: the
 //! command line ([`vet`]), the ticket, what is missing on this host, the files ([`files`]). Then it
 //! is tried whether guests run with KVM here ([`kvm`]), and the rest is [`crate::join`] with a seat
-//! that starts QEMU when the buyer has granted a place ([`crate::join::seat::Seat::Vm`]).
+//! that starts QEMU when the buyer has granted a place ([`crate::helper::seat::Seat::Vm`]).
 //!
 //! QEMU runs with nothing of this host's: as a user that no file belongs to, in an empty network
 //! namespace, without a way to more rights, with descriptors of its tap and of its images, and with

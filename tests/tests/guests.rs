@@ -78,7 +78,7 @@ fn a_small_guest_configures_itself_and_is_a_member_like_the_others() -> Result<(
     let answered = member.pings(&gateway.host, &all)?;
     ensure!(answered.len() == all.len(), "of {all:?} the guest reaches {answered:?}");
     // Two megabytes through ssh, from the buyer and from another guest: all bytes arrive.
-    let busybox = std::fs::read("/bin/busybox")?;
+    let busybox = std::fs::read(overlay_tests::vm::images::busybox()?)?;
     for from in [&gateway.host, &other.seat] {
         let sent = vm::ssh(from, member.ipv4.into(), "cat /bin/busybox")?;
         ensure!(sent.stdout == busybox, "{} of {} bytes", sent.stdout.len(), busybox.len());

@@ -9,14 +9,14 @@
 //! somebody else's by now.
 //!
 //! An address becomes proven ([`Guard::widen`]) only if the kernel itself heard a datagram from it
-//! on the lease's port; that its key was proved is the data plane's word. Whoever is proven stays so
-//! for [`ALIVE_FOR`] and has to be renewed ([`Guard::renew`]): when the helper is gone or the other
-//! end is silent, the kernel shuts the address by itself. The same holds for all that a lease
+//! on the lease's port; that its key was proved is the data plane's word. Whoever is proven stays
+//! so for [`ALIVE_FOR`] and has to be renewed ([`Guard::renew`]): when the helper is gone or the
+//! other end is silent, the kernel shuts the address by itself. The same holds for all that a lease
 //! brings, so a killed helper leaves nothing open.
 //!
 //! [`Guard::watch_fd`] tells of changes to the packet filter, [`Guard::check`] compares the table
-//! with one that the same `nft` made in an empty namespace, [`Guard::reinstall`] puts it back. Until
-//! then the `latch` keeps everything in. The last lease of a host takes the table away.
+//! with one that the same `nft` made in an empty namespace, [`Guard::reinstall`] puts it back.
+//! Until then the `latch` keeps everything in. The last lease of a host takes the table away.
 //!
 //! # Limits
 //! [`LEASES_MAX`] leases, [`PROVEN_MAX`] proven and [`GIVEN_MAX`] ticket addresses of each. Hearsay
@@ -348,6 +348,23 @@ impl Guard {
             script.run()?;
             return Err(Refused::NotHeard(addr).into());
         }
+        script.put(&Element::path(Path::Proven, self.spec.port, addr), self.alive_for);
+        script.run()?;
+        self.proven.insert(addr, now);
+        Ok(())
+    }
+
+    /// Opens a ticket's address to the data plane freely, to which the control process has an
+    /// established TCP connection, says the caller: the kernel heard from there.
+    ///
+    /// # Errors
+    /// [`Refused::NotGiven`] for others, or that the kernel does not take it.
+    pub fn widen_connected(&mut self, addr: SocketAddr, now: Instant) -> Result<(), GuardError> {
+        let addr = canonical(addr);
+        if !self.given.contains_key(&addr) {
+            return Err(Refused::NotGiven(addr).into());
+        }
+        let mut script = Script::default();
         script.put(&Element::path(Path::Proven, self.spec.port, addr), self.alive_for);
         script.run()?;
         self.proven.insert(addr, now);

@@ -277,7 +277,8 @@ fn what_is_missing_is_named_in_one_sentence() {
     let dir = tempfile::tempdir().expect("a directory");
     let nowhere = play(&lab, "try", |command| command.env("PATH", dir.path()));
     assert!(nowhere.contains("`nft` cannot be run (is nftables installed?)"), "{nowhere}");
-    let old = "#!/bin/sh\n[ \"$1\" = --version ] && echo nftables v0.8.2 \"(Joe Btfsplk)\" && exit\n\
+    let old = "#!/bin/sh\n[ \"$1\" = --version ] && echo nftables v0.8.2 \
+               \"(Joe Btfsplk)\" && exit\n\
                cat > /dev/null; echo 'Error: syntax error, unexpected size' >&2; exit 1\n";
     let path = format!("{}:/usr/bin:/bin", fake_nft(dir.path(), old).display());
     let old = play(&lab, "try", |command| command.env("PATH", path));

@@ -1,8 +1,8 @@
 //! A seller's host and the rest of the world, joined by one cable: two namespaces without a name.
 //!
 //! # Theory of operation
-//! The world answers for all addresses of [`WORLD_V4`] and [`WORLD_V6`] and counts what arrives; all
-//! the host's other routes lead there as well. The host's kernel cuts segments itself, as for a
+//! The world answers for all addresses of [`WORLD_V4`] and [`WORLD_V6`] and counts what arrives;
+//! all the host's other routes lead there as well. The host's kernel cuts segments itself, as for a
 //! network card that cannot, so what is counted is what would be on a wire. The namespaces go with
 //! their last descriptor, whatever becomes of the test.
 

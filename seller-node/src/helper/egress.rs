@@ -12,7 +12,8 @@
 //! An address that is refused stays within the budgets of unproven ones; the path agent then finds
 //! the relay. One refused because nothing was heard yet is asked for again with the next renewal.
 
-use std::net::SocketAddr;
+use std::fs;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::time::Duration;
 
@@ -79,6 +80,10 @@ impl Egress {
     /// Takes an address that proved its key over TCP.
     pub(super) fn joined(&mut self, addr: SocketAddr) {
         report("joined", addr, self.guard.tcp_proven(addr));
+        // The same host at the same number: the kernel heard from it if it is connected.
+        if is_connected(addr) {
+            report("connected", addr, self.guard.widen_connected(addr, clock::now()));
+        }
     }
 
     /// Takes an address that proved its key to the data plane.
@@ -142,6 +147,28 @@ impl Egress {
         helper.resume_data_plane();
         Ok(())
     }
+}
+
+/// Whether this host has an established TCP connection to an address, as the kernel lists them:
+/// `number: local remote state …`, addresses in hexadecimal words of the host's byte order.
+fn is_connected(addr: SocketAddr) -> bool {
+    let word = |bytes: [u8; 4]| format!("{:08X}", u32::from_ne_bytes(bytes));
+    let words = |ip: &[u8]| -> String {
+        ip.chunks_exact(4).map(|four| word([four[0], four[1], four[2], four[3]])).collect()
+    };
+    let (ip, mapped) = match addr.ip() {
+        IpAddr::V4(v4) => (words(&v4.octets()), words(&v4.to_ipv6_mapped().octets())),
+        IpAddr::V6(v6) => (words(&v6.octets()), words(&v6.octets())),
+    };
+    let wanted = [ip, mapped].map(|ip| format!("{ip}:{:04X}", addr.port()));
+    ["/proc/thread-self/net/tcp", "/proc/thread-self/net/tcp6"].iter().any(|list| {
+        let list = fs::read_to_string(list).unwrap_or_default();
+        list.lines().any(|line| {
+            let mut fields = line.split_whitespace().skip(2);
+            let remote = fields.next().is_some_and(|remote| wanted.iter().any(|it| it == remote));
+            remote && fields.next() == Some("01")
+        })
+    })
 }
 
 fn report(what: &str, addr: SocketAddr, done: Result<(), GuardError>) {

@@ -26,7 +26,7 @@ use crate::args::{Attach, Place};
 #[derive(Debug)]
 pub(crate) enum Seat {
     /// In a network namespace.
-    Netns(NetnsSeat),
+    Netns(Box<NetnsSeat>),
     /// At a tap that somebody else's hypervisor holds.
     HostTap(Box<HostTapSeat>),
     /// At a unix socket.
@@ -48,7 +48,7 @@ impl Seat {
     pub(crate) fn find(place: &Place, ticket: &Ticket) -> anyhow::Result<Self> {
         let mac = addressing::mac(ticket.order(), ticket.body().slot);
         match &place.attach {
-            Attach::Netns(name) => Ok(Self::Netns(NetnsSeat::find(name, &place.ifname)?)),
+            Attach::Netns(name) => Ok(Self::Netns(Box::new(NetnsSeat::find(name, &place.ifname)?))),
             Attach::Tap(name) => Ok(Self::HostTap(Box::new(HostTapSeat::find(name, mac)?))),
             Attach::Stream(path) => Ok(Self::Stream(SocketSeat::find(path, mac)?)),
         }

@@ -154,6 +154,14 @@ pub fn ipxe_image() -> Result<String> {
     found("boot/ipxe.lkrn")
 }
 
+/// Returns the path of busybox.
+///
+/// # Errors
+/// When it is not installed.
+pub fn busybox() -> Result<String> {
+    found("bin/busybox")
+}
+
 /// Returns where a file of a package is: unpacked in the cache, or installed.
 fn found(path: &str) -> Result<String> {
     let mut paths = [unpacked_dir()?.join(path), Path::new("/").join(path)].into_iter();

@@ -1,7 +1,7 @@
 use std::time::Duration;
 
 use super::*;
-use crate::flood::{ARP_RATE, GROUP_RATE as GROUPS};
+use crate::flood::{ARP_RATE, GROUP_RATE as GROUPS, ND_RATE};
 use crate::frames::{self, *};
 use crate::fuzz::{SEGMENT, STATION};
 use crate::link_local::eui64_mac;
@@ -304,6 +304,29 @@ fn a_bridged_lan_is_learned_but_takes_nobodys_place() {
 }
 
 #[test]
+fn what_is_asked_of_a_bridged_lan_and_answered_there_is_limited() {
+    let mut switch = switch();
+    let config = PortConfig { learning: Learning::On, ..port(PortKind::Attachment, &[]) };
+    switch.set_port(LAN, config).unwrap();
+    let mut passed = |ingress, bytes: &[u8]| {
+        let verdicts = (0..500).map(|_| send(&mut switch, ingress, bytes));
+        verdicts.filter(|verdict| !matches!(verdict, Drop(_))).count() as u32
+    };
+    let printer = [0, 0x1b, 0x44, 1, 2, 3];
+    let mut claim = frames::advertisement(NOBODY6, ALICE6, NOBODY6);
+    claim[..6].copy_from_slice(&ALICE);
+    claim[6..12].copy_from_slice(&printer);
+    claim[80..86].copy_from_slice(&printer);
+    assert_eq!(passed(GUEST, &arp(ALICE, BROADCAST, 1, ALICE4, NOBODY4)), ARP_RATE.burst);
+    assert_eq!(passed(LAN, &arp(printer, ALICE, 2, NOBODY4, ALICE4)), ARP_RATE.burst);
+    assert_eq!(passed(GUEST, &solicitation(ALICE6, NOBODY6)), ND_RATE.burst);
+    assert_eq!(passed(LAN, &claim), ND_RATE.burst);
+    let mut to_unknown = chat();
+    to_unknown[5] = 0x99;
+    assert_eq!(passed(GUEST, &to_unknown), GROUPS.burst);
+}
+
+#[test]
 fn a_port_is_served_once_its_guest_is_known_and_as_long_as_it_is_plugged_in() {
     let mut switch = switch();
     let ask = arp(ALICE, BROADCAST, 1, ALICE4, std::net::Ipv4Addr::new(10, 77, 0, 1));
@@ -388,7 +411,8 @@ fn ports_with_conflicts_are_refused_and_change_nothing() {
 #[test]
 fn a_port_that_is_set_again_keeps_its_counters_limits_and_claims() {
     let mut switch = switch();
-    while send(&mut switch, GUEST, &beacon()) == Flood(FloodTo::All) {}
+    let spent = (0..500).filter(|_| send(&mut switch, GUEST, &beacon()) == Flood(FloodTo::All));
+    assert_eq!(spent.count(), GROUPS.burst as usize);
     let hello = alice6_from(ALICE_LINK, BOB6, UDP, &udp(1, 2, b"x"));
     assert_eq!(send(&mut switch, GUEST, &hello), Forward(PEER));
     let before = switch.port_counters(GUEST);

@@ -632,7 +632,11 @@ pub fn hostile() -> Vec<Row> {
         bad("F26-gso-without-checksum", vnet(0, 1, 54, 1448, 34, 16), super4()),
         bad("F26-gso-size-255", vnet(1, 1, 54, 255, 34, 16), super4()),
         bad("F26-gso-size-beyond-mtu", vnet(1, 1, 54, 1461, 34, 16), super4()),
-        bad("F26-gso-nothing-to-cut", vnet(1, 1, 54, 1448, 34, 16), tcp4()),
+        bad(
+            "F26-gso-nothing-to-cut",
+            vnet(1, 1, 54, 1448, 34, 16),
+            alice4(BOB4, TCP, &tcp(ACK, &[])),
+        ),
         bad("F26-gso-rst", vnet(1, 1, 54, 1448, 34, 16), with(super4(), 47, 4)),
         bad(
             "F26-gso-udp-length-lies",

@@ -109,7 +109,9 @@ proptest! {
         burst_min in 1..200_000_u64,
         start in prop_oneof![Just(0), any::<u64>()],
         steps in prop::collection::vec(
-            (0..80_000_000_u64, prop_oneof![1..1515_u64, 60_000..70_000_u64, any::<u64>()]), 1..150),
+            (0..80_000_000_u64, prop_oneof![1..1515_u64, 60_000..70_000_u64, any::<u64>()]),
+            1..150,
+        ),
     ) {
         let (mut bucket, burst) = bucket(per_s, burst_min, start);
         let (mut now, mut taken) = (start, Vec::new());

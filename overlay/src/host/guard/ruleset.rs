@@ -7,8 +7,8 @@
 //! nobody new, since the rule that would make one does not match then and the next one drops.
 //!
 //! What is accepted leaves with another mark: [`PASSED`], or [`ASKING`] while unproven, which
-//! [`super::segments`] does not let out in more than one piece. What still has [`super::GUARD_MARK`]
-//! after this table was never seen by it: see [`super::latch`].
+//! [`super::segments`] does not let out in more than one piece. What still has
+//! [`super::GUARD_MARK`] after this table was never seen by it: see [`super::latch`].
 //!
 //! All that differs between leases stands in sets, so the text is the same for everyone.
 
@@ -103,8 +103,9 @@ fn each(rule: &str) -> String {
     text
 }
 
-/// What arrives for a lease is remembered: only who was heard can be proven, and stays so. Strangers
-/// can fill the table of who was heard; the proven, and whom the helper asks after, have their own.
+/// What arrives for a lease is remembered: only who was heard can be proven, and stays so.
+/// Strangers can fill the table of who was heard; the proven, and whom the helper asks after, have
+/// their own.
 fn input() -> String {
     let path = "udp dport . %ip saddr . udp sport";
     let live = each(&format!("{path} @proven%v update @live%v {{ {path} }} return"));

@@ -1,15 +1,22 @@
 //! A guest in a network namespace: a container, or whatever else runs there.
 
 use std::os::fd::{BorrowedFd, OwnedFd};
+use std::thread;
+use std::time::Duration;
 
 use vde_attach::link::{self, Link, Place};
-use vde_attach::netns::Netns;
+use vde_attach::netns::{Netns, NetnsError};
 use vde_attach::tap::IfName;
 use vde_attach::wire::{GuestEnd, LeaseWire};
 use vde_switch::time::Instant;
 
 use super::watch::{Watched, explain};
 use crate::helper::ask::Wiring;
+
+/// How often an interface of our name is looked at again, and the pause between two looks: the
+/// kernel takes its time to clean up after a killed program.
+const LEFT_TRIES: u32 = 60;
+const LEFT_INTERVAL: Duration = Duration::from_millis(50);
 
 /// A namespace, the interface in it, and the wire behind that, which goes when this is dropped.
 #[derive(Debug)]
@@ -23,6 +30,14 @@ impl NetnsSeat {
     /// Finds the namespace, which has nothing in it.
     pub(super) fn find(netns: &str, ifname: &IfName) -> anyhow::Result<Self> {
         let netns = Netns::open(netns)?;
+        for _ in 0..LEFT_TRIES {
+            match netns.check_empty() {
+                Err(NetnsError::NotEmpty { interface, .. }) if interface == ifname.as_str() => {
+                    thread::sleep(LEFT_INTERVAL);
+                }
+                _ => break,
+            }
+        }
         netns.check_empty()?;
         Ok(Self { netns, name: ifname.clone(), plugged: None })
     }

@@ -151,7 +151,8 @@ fn whatever_is_changed_is_noticed_and_the_guest_is_unplugged() {
         ("nft delete table inet ovl_vnet0", rules),
         ("nft flush table arp ovl_vnet0", rules),
         (
-            "nft delete chain netdev ovl_vnet0 from_guest; nft add chain netdev ovl_vnet0 from_guest",
+            "nft delete chain netdev ovl_vnet0 from_guest; \
+             nft add chain netdev ovl_vnet0 from_guest",
             rules,
         ),
         ("nft insert rule netdev ovl_vnet0 from_guest accept", rules),

@@ -1,10 +1,10 @@
 //! The rules that keep a stack silent where nobody is to speak but by a cable.
 //!
 //! No frame of a cable's ever reaches a stack, so whatever these see means that the cable's rules
-//! are gone: it is dropped, counted as [`REACHED`], and looked for. In a guest's namespace they stop
-//! all that there is; in a host's, what comes in by either end. They know those by name, so that
-//! they stand between the host and a tap that was deleted and made again, too, of which a kernel
-//! before 6.13 has forgotten the cable's rules.
+//! are gone: it is dropped, counted as [`REACHED`], and looked for. In a guest's namespace they
+//! stop all that there is; in a host's, what comes in by either end. They know those by name, so
+//! that they stand between the host and a tap that was deleted and made again, too, of which a
+//! kernel before 6.13 has forgotten the cable's rules.
 
 use std::fmt::Write as _;
 

@@ -29,8 +29,8 @@ impl Try {
     /// What the port policy says of it. The data plane's frames have passed another port.
     pub(super) fn policy(&self) -> Result<(), DropReason> {
         let hdr = VnetHdr::parse(&self.vnet).map_err(|_| DropReason::BadOffload)?;
-        let frame = Frame { hdr, bytes: &self.frame };
-        Policy::new(&[STATION], SEGMENT).check(&frame).map(drop)
+        let mut frame = Frame { hdr, bytes: &self.frame };
+        Policy::new(&[STATION], SEGMENT).check(&mut frame).map(drop)
     }
 }
 

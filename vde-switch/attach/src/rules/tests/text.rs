@@ -53,7 +53,8 @@ proptest! {
             // Replaced by itself, it is still itself.
             nft.load(&text).unwrap();
             nft.load(&text).unwrap();
-            assert_eq!(nft::shape(&nft.list_table("netdev", &cable.table).unwrap().unwrap()), shape);
+            let listed = nft.list_table("netdev", &cable.table).unwrap().unwrap();
+            assert_eq!(nft::shape(&listed), shape);
             drop(taps);
         });
     }
