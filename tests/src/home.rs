@@ -27,6 +27,7 @@ pub mod escapes;
 pub mod frames;
 pub mod intruders;
 pub mod layers;
+pub mod load;
 pub mod marker;
 pub mod packet;
 pub mod patch;
@@ -73,6 +74,10 @@ pub const CLOSED_PORT: u16 = 7022;
 pub const OPEN_PORT: u16 = 5001;
 /// The subnet of his order.
 pub const SUBNET: &str = "10.77.0.0/24";
+/// An attack is under way so long after it was begun, also in an emulated machine.
+const UNDER_WAY: Duration = Duration::from_secs(2);
+/// It goes on for so long after what was done meanwhile.
+const AFTERWARDS: Duration = Duration::from_secs(4);
 /// Frames are on their way so long after the last was sent.
 const SETTLE: Duration = Duration::from_millis(300);
 
@@ -316,6 +321,27 @@ impl Home {
             }
         }
         Ok((tally, seen))
+    }
+
+    /// Lets a guest attack on and on, does something meanwhile, and tells who saw the guest until a
+    /// while after that. What the guest says is lost: it may not survive it.
+    ///
+    /// # Errors
+    /// When there is no way to start it, as `meanwhile` says, or when the watch missed a frame.
+    pub fn attack_meanwhile(
+        &self,
+        seat: &Seat,
+        plan: &Plan,
+        meanwhile: impl FnOnce() -> Result<()>,
+    ) -> Result<Sightings> {
+        let watch = self.watch(seat)?;
+        let load = seat.begin(plan)?;
+        thread::sleep(UNDER_WAY);
+        meanwhile()?;
+        thread::sleep(AFTERWARDS);
+        drop(load);
+        thread::sleep(SETTLE);
+        watch.finish()
     }
 
     /// Starts to watch all hosts and other guests while something goes on at a seat.

@@ -11,16 +11,14 @@
 //! # Limits
 //! One guest. A firewall table of the buyer's stays after a kill by design: it shuts the tap, and
 //! the next start replaces it. Without his tap the buyer's computer sends what is for a guest by
-//! its default route, in the clear, as it would without us: so it is the guest that asks whether
-//! all is well, and where it is a machine, the buyer's side is spared.
+//! its default route, in the clear, as it would without us: that is shown, but not counted. It is
+//! the guest that asks whether all is well; where it is a machine, the buyer's side is spared.
 
 mod traces;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::{self, JoinHandle};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -28,8 +26,9 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use self::traces::{Traces, named};
-use crate::cast::{Gateway, Guest, beside};
+use crate::cast::{Gateway, Guest};
 use crate::home::frames::Station;
+use crate::home::load::{Load, of_machine};
 use crate::home::plan;
 use crate::home::seats::{buyer_of, machine};
 use crate::home::watch::{Places, Sightings, Suspect, Watch};
@@ -149,8 +148,12 @@ pub fn kills(kind: Kind, time: Duration, seed: u64, mut say: impl FnMut(&str)) -
         Places { cable: vec![place("buyer", "lo")], inside: vec![place("buyer", "ovl-farm")] };
     let mut plan = scene.home.plan(station, &members, &[])?;
     plan.mutations = 1;
-    let watch = Watch::keep(&scene.home.hosts(), &Suspect::of(&station), &places)?;
-    let load = Load::start(&scene, plan.words())?;
+    let wan = &scene.home.buyer_cable.host;
+    let buyer =
+        vec![members[0].ipv4.into(), members[0].ipv6.into(), wan.ipv4.into(), wan.ipv6.into()];
+    let suspect = Suspect { buyer, ..Suspect::of(&station) };
+    let watch = Watch::keep(&scene.home.hosts(), &suspect, &places)?;
+    let load = scene.attack(&plan.words())?;
     let mut rng = Rng::new(seed);
     let until = Instant::now() + time;
     while Instant::now() < until {
@@ -223,14 +226,12 @@ impl Scene {
         }
     }
 
-    /// Lets a machine attack on and on.
-    fn attack(&self, words: &[String]) -> Result<()> {
-        let script = format!(
-            "pidof overlay-attack || (while :; do overlay-attack {}; done) \
-             </dev/null >/dev/null 2>&1 &",
-            words.join(" ")
-        );
-        vm::must_ssh(&self.home.buyer, self.ipv4.into(), &script).map(drop)
+    /// Lets the guest attack on and on; a machine has to be told after each start.
+    fn attack(&self, words: &[String]) -> Result<Option<Load>> {
+        match self.kind {
+            Kind::Netns => Load::of_netns(&self.seat, words.to_vec()).map(Some),
+            Kind::Machine => of_machine(&self.home.buyer, self.ipv4.into(), words).map(|()| None),
+        }
     }
 
     fn process(&mut self, side: Side) -> Result<&mut Process> {
@@ -369,40 +370,5 @@ impl Scene {
         }
         self.report.recoveries.sort_unstable();
         Ok(self.report)
-    }
-}
-
-/// A guest that attacks on and on; ends when dropped.
-struct Load {
-    stop: Arc<AtomicBool>,
-    thread: Option<JoinHandle<()>>,
-}
-
-impl Load {
-    fn start(scene: &Scene, words: Vec<String>) -> Result<Self> {
-        let stop = Arc::new(AtomicBool::new(false));
-        if scene.kind == Kind::Machine {
-            scene.attack(&words)?;
-            return Ok(Self { stop, thread: None });
-        }
-        let (program, seat) = (beside("overlay-attack")?, scene.seat.clone());
-        let stopped = Arc::clone(&stop);
-        let thread = thread::spawn(move || {
-            while !stopped.load(Ordering::Relaxed) {
-                // While the guest has no interface there is nothing to attack by.
-                let _ = seat.output(&program, &words);
-                thread::sleep(LOOK_INTERVAL);
-            }
-        });
-        Ok(Self { stop, thread: Some(thread) })
-    }
-}
-
-impl Drop for Load {
-    fn drop(&mut self) {
-        self.stop.store(true, Ordering::Relaxed);
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
-        }
     }
 }

@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io;
+use std::os::fd::BorrowedFd;
 use std::os::linux::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -87,6 +88,16 @@ pub struct Netns {
 }
 
 impl Netns {
+    /// Makes a handle of a descriptor.
+    ///
+    /// # Errors
+    /// When there is no descriptor left.
+    pub fn of(fd: BorrowedFd<'_>) -> io::Result<Self> {
+        let file = File::from(fd.try_clone_to_owned()?);
+        let inode = file.metadata()?.st_ino();
+        Ok(Self { file, inode })
+    }
+
     /// Runs `work` on a thread in the namespace.
     ///
     /// # Errors

@@ -5,15 +5,15 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use overlay_tests::home::attack::Tally;
+use overlay_tests::home::frames::Station;
 use overlay_tests::home::intruders::{Grabber, Middle};
-use overlay_tests::home::layers::{
-    Unpoliced, cut_wire, flush_rules, lay_wire, lease_namespaces, macs,
-};
+use overlay_tests::home::layers::{Unpoliced, flush_rules, lay_wire, lease_namespaces, macs};
 use overlay_tests::home::marker::Row;
 use overlay_tests::home::seats::{PLAIN_PORT, Plain, Seat, buyer_of, plain, strangers};
 use overlay_tests::home::watch::Sightings;
 use overlay_tests::home::{Home, mac_of};
 use overlay_tests::traffic::eventually;
+use overlay_tests::tree::Netns;
 
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Where each escape is to be seen from a plain cable: by which kind of it, and at whom.
@@ -181,35 +181,48 @@ fn wire_and_rules_each_hold_without_the_other_and_without_a_policy() -> Result<(
     Ok(())
 }
 
-#[test]
-fn a_machine_stays_confined_with_a_wire_laid_to_it_and_with_its_rules_flushed() -> Result<()> {
-    let home = Home::build()?;
-    let gateway = home.open("farm")?;
-    let mut seat = Seat::machine(&home, &gateway)?;
+/// Does something to the namespace of an attacking guest: nothing may come out, and the lease ends.
+fn ends_over(
+    home: &Home,
+    seat: &mut Seat,
+    members: &[Station],
+    what: &str,
+    done: impl FnOnce(&Netns) -> Result<()>,
+) -> Result<()> {
     let process = seat.process().context("a program of ours")?.pid();
     let leases = lease_namespaces(process)?;
-    let lease = leases.first().context("a machine's cable ends in a namespace")?;
+    let lease = leases.first().context("a guest's wire is in a namespace")?;
     let known = macs(lease)?;
     ensure!(!known.is_empty(), "a lease's namespace has interfaces");
-    let members = [buyer_of(&gateway)?];
-    let mut plan = home.plan(seat.station, &members, &known)?;
+    let mut plan = home.plan(seat.station, members, &known)?;
     plan.mutations = 1;
-    for kind in [Plain::Routed, Plain::Bridged] {
-        let (tally, seen) =
-            home.attack_after(&mut seat, &plan, || lay_wire(lease, &home.seller, kind))?;
-        report(&format!("run, wire {kind:?}"), tally, &seen);
-        ensure!(seen.escaped() == 0, "by a wire: {}", seen.describe());
-        if kind == Plain::Routed {
-            let far = home.internet_cable.host.ipv4;
-            lease.must(&format!("ping -c 1 -W 5 {far}")).context("the wire leads nowhere")?;
-        }
-        cut_wire(lease, kind)?;
-    }
-    let flush = || flush_rules(lease).map(drop);
-    let (tally, seen) = home.attack_after(&mut seat, &plan, flush)?;
-    report("run, rules flushed", tally, &seen);
-    ensure!(seen.escaped() == 0, "without rules: {}", seen.describe());
+    let seen = home.attack_meanwhile(seat, &plan, || done(lease))?;
+    eprintln!("{what}: {}", seen.describe());
+    ensure!(seen.escaped() == 0, "{what}: {}", seen.describe());
+    ensure!(seen.carried() > 0, "{what}: the attack was not under way");
+    let process = seat.process_mut().context("a program of ours")?;
+    let status = process.wait_end(PATIENCE)?;
+    ensure!(status.code() == Some(5), "{what}: ended with {status}: {}", process.log());
     Ok(())
+}
+
+#[test]
+fn a_guest_to_which_a_wire_is_laid_and_one_without_rules_lose_their_lease_first() -> Result<()> {
+    let mut home = Home::build()?;
+    let gateway = home.open("farm")?;
+    let members = [buyer_of(&gateway)?];
+    let seller = home.seller.clone();
+    for (n, wire) in [Some(Plain::Routed), Some(Plain::Bridged), None].into_iter().enumerate() {
+        let mut seat = Seat::joined(&mut home, &gateway, &format!("guest{n}"))?;
+        let what = wire.map_or("rules flushed".to_owned(), |kind| format!("wire {kind:?}"));
+        ends_over(&home, &mut seat, &members, &what, |lease| match wire {
+            Some(kind) => lay_wire(lease, &seller, kind),
+            None => flush_rules(lease).map(drop),
+        })?;
+    }
+    let mut seat = Seat::machine(&home, &gateway)?;
+    let lay = |lease: &Netns| lay_wire(lease, &seller, Plain::Bridged);
+    ends_over(&home, &mut seat, &members, "machine, wire", lay)
 }
 
 #[test]

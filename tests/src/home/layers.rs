@@ -9,7 +9,7 @@
 //! memory, so [`Unpoliced`] puts the real namespace and rules around a data plane that has none.
 //!
 //! # Limits
-//! A program that watches its namespace may undo what was done, or end: both are fine.
+//! A program that watches its namespace ends when it sees what was done.
 
 use std::net::Ipv4Addr;
 
@@ -108,23 +108,6 @@ pub fn lay_wire(netns: &Netns, seller: &Host, kind: Plain) -> Result<()> {
     Ok(())
 }
 
-/// Takes a wire away that [`lay_wire`] has laid.
-///
-/// # Errors
-/// When the kernel refuses.
-pub fn cut_wire(netns: &Netns, kind: Plain) -> Result<()> {
-    netns.must(&format!("ip link del {}", WIRE[0]))?;
-    match kind {
-        Plain::Bridged => netns.must("ip link del wire0").map(drop),
-        Plain::Routed => {
-            for interface in netns.interfaces()? {
-                netns.must(&format!("ip addr flush dev {interface}"))?;
-            }
-            Ok(())
-        }
-    }
-}
-
 /// Removes all packet filter rules of a namespace, as a firewall's reload does; returns them.
 ///
 /// # Errors
@@ -153,29 +136,16 @@ impl Unpoliced {
     /// # Errors
     /// When the kernel refuses.
     pub fn build(home: &mut Home, name: &str) -> Result<Self> {
-        let before: Vec<_> = own_leases()?.iter().map(|netns| netns.inode).collect();
         let other = strangers()[1];
         let (guest, guest_data, guest_wire, patch) = lease(home, name, PLAIN)?;
         let (member, data, wire, member_patch) = lease(home, &format!("{name}-other"), other)?;
         let between = Patch::between(guest_data, data);
         let mut seat = Seat::of_parts(PLAIN, guest, vec![patch, member_patch, between]);
         seat.add_member(&member);
-        let mut leases = own_leases()?;
-        leases.retain(|netns| !before.contains(&netns.inode));
-        ensure!(leases.len() == 2, "{} namespaces of two leases", leases.len());
+        let leases = [&guest_wire, &wire].map(|wire| Netns::of(wire.netns()));
+        let leases = leases.into_iter().collect::<std::io::Result<_>>()?;
         Ok(Self { seat, leases, _wires: [guest_wire, wire] })
     }
-}
-
-fn own_leases() -> Result<Vec<Netns>> {
-    let mut all = namespaces(&[std::process::id()])?;
-    let mut found = Vec::new();
-    for netns in all.drain(..) {
-        if netns.interfaces()?.iter().any(|name| name == "tapg") {
-            found.push(netns);
-        }
-    }
-    Ok(found)
 }
 
 /// A guest's namespace with a tap, joined to the guest's end of a lease's cable.

@@ -16,6 +16,7 @@ use anyhow::{Context, Result, ensure};
 
 use super::attack::Tally;
 use super::frames::Station;
+use super::load::{Load, of_machine};
 use super::packet::Mac;
 use super::patch::{self, Patch};
 use super::plan::{self, Plan, mac_text};
@@ -224,6 +225,27 @@ impl Seat {
         match &self.runner {
             Runner::Netns(_, process) => process.as_ref(),
             Runner::Machine(vm, ..) => Some(&vm.process),
+        }
+    }
+
+    /// Returns the program that serves it, to wait for its end.
+    pub fn process_mut(&mut self) -> Option<&mut Process> {
+        match &mut self.runner {
+            Runner::Netns(_, process) => process.as_mut(),
+            Runner::Machine(vm, ..) => Some(&mut vm.process),
+        }
+    }
+
+    /// Lets it attack on and on, until what is returned is dropped or the machine ends.
+    ///
+    /// # Errors
+    /// When there is no way into it.
+    pub fn begin(&self, plan: &Plan) -> Result<Option<Load>> {
+        match &self.runner {
+            Runner::Netns(guest, _) => Load::of_netns(guest, plan.words()).map(Some),
+            Runner::Machine(_, from, _) => {
+                of_machine(from, self.station.ipv4.into(), &plan.words()).map(|()| None)
+            }
         }
     }
 

@@ -14,7 +14,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::io;
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -51,13 +51,17 @@ pub struct Suspect {
     pub macs: Vec<Mac>,
     /// The segment's /24, and its /64.
     pub segment: (Ipv4Addr, Ipv6Addr),
+    /// Addresses of the buyer's computer, if what it sends and gets by its other interfaces is its
+    /// own doing: without a gateway it looks for guests by its default route.
+    pub buyer: Vec<IpAddr>,
 }
 
 impl Suspect {
     /// Suspects a guest and whatever has addresses of its segment.
     #[must_use]
     pub fn of(guest: &Station) -> Self {
-        Self { macs: vec![guest.mac], segment: (guest.ipv4, guest.ipv6) }
+        let segment = (guest.ipv4, guest.ipv6);
+        Self { macs: vec![guest.mac], segment, buyer: Vec::new() }
     }
 
     /// Tells whether a frame is the guest's, or of its segment.
@@ -65,6 +69,15 @@ impl Suspect {
     pub fn is_in(&self, frame: &[u8]) -> bool {
         let from = frame.get(6..12).is_some_and(|mac| self.macs.iter().any(|own| own == mac));
         from || self.is_addressed(frame)
+    }
+
+    /// Tells whether a packet is from or to the buyer's computer.
+    fn is_buyers(&self, frame: &[u8]) -> bool {
+        let holds = |at: usize, octets: &[u8]| frame.get(at..at + octets.len()) == Some(octets);
+        self.buyer.iter().any(|ip| match ip {
+            IpAddr::V4(ip) => [26, 30].iter().any(|at| holds(*at, &ip.octets())),
+            IpAddr::V6(ip) => [22, 38].iter().any(|at| holds(*at, &ip.octets())),
+        })
     }
 
     fn is_addressed(&self, frame: &[u8]) -> bool {
@@ -102,6 +115,8 @@ pub struct Sightings {
     pub outside: BTreeMap<(Row, String), u64>,
     /// Frames there without a marker, but from the guest or of its segment.
     pub traces: BTreeMap<String, u64>,
+    /// What of these the buyer's computer has sent or got by another way, if that is not counted.
+    pub buyers: BTreeMap<String, u64>,
     /// Marked frames where they may be.
     pub inside: BTreeMap<(Row, By, String), u64>,
     /// The first of those outside, in hexadecimal digits.
@@ -150,6 +165,9 @@ impl Sightings {
         for (key, count) in other.traces {
             *self.traces.entry(key).or_default() += count;
         }
+        for (key, count) in other.buyers {
+            *self.buyers.entry(key).or_default() += count;
+        }
         for (key, count) in other.inside {
             *self.inside.entry(key).or_default() += count;
         }
@@ -179,6 +197,9 @@ impl Sightings {
         }
         for (place, count) in &self.traces {
             let _ = write!(text, "\n  {place}: {count} without a marker");
+        }
+        for (place, count) in &self.buyers {
+            let _ = write!(text, "\n  {place}: {count} of the buyer's own computer, not counted");
         }
         for example in &self.examples {
             let _ = write!(text, "\n  {example}");
@@ -297,6 +318,7 @@ impl Eye {
                 *seen.inside.entry((row, by, place)).or_default() += 1;
             }
             None if is_inside => {}
+            _ if self.suspect.is_buyers(frame) => *seen.buyers.entry(place).or_default() += 1,
             _ => {
                 if seen.examples.len() < EXAMPLES_MAX {
                     let shown = &frame[..frame.len().min(EXAMPLE_LEN)];
@@ -362,6 +384,14 @@ mod tests {
             ethernet(guest.mac, far, 0x88b5, b""),
         ] {
             assert!(!suspect.is_in(&frame), "{frame:02x?}");
+        }
+        let buyer = vec![[10, 77, 0, 2].into(), "fd3a::2".parse().expect("an address")];
+        let suspect = Suspect { buyer, ..suspect };
+        for frame in [four("10.77.0.2", "10.77.0.10"), six("fd3a::a", "fd3a::2")] {
+            assert!(suspect.is_buyers(&frame), "{frame:02x?}");
+        }
+        for frame in [four("10.77.0.10", "8.8.8.8"), six("fd3a::a", "fd3a::1"), Vec::new()] {
+            assert!(!suspect.is_buyers(&frame), "{frame:02x?}");
         }
     }
 }
