@@ -39,6 +39,9 @@ use crate::run::launch::Started;
 /// How often what is plugged in is looked at.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
+/// Most questions between two looks at what is watched: whoever asks for ever hides nothing by it.
+const QUESTIONS_A_TURN: usize = 8;
+
 /// What a lease's helper was started with.
 #[derive(Debug)]
 pub(crate) struct Desk {
@@ -58,6 +61,7 @@ struct Lease {
     /// What that may send to.
     egress: Option<Egress>,
     is_plugged: bool,
+    is_started: bool,
 }
 
 /// Serves control until it has ended, and ends what still runs; says how the program ends.
@@ -78,7 +82,8 @@ pub(crate) fn serve(mut helper: Helper, mut desk: Desk) -> Exit {
         };
         let (guard, seat) = heard.split_at(usize::from(lease.egress.is_some()).min(heard.len()));
         let (guard, seat) = (guard.contains(&true), seat.contains(&true));
-        while let Some((question, fds)) = helper.asked::<Ask>() {
+        for _ in 0..QUESTIONS_A_TURN {
+            let Some((question, fds)) = helper.asked::<Ask>() else { break };
             if let Err(error) = desk.handle(&mut helper, &mut lease, question, fds) {
                 helper.tell(&refusal(&error), &[]);
             }
@@ -126,12 +131,13 @@ impl Desk {
                     addresses.iter().take(ADDRESSES_MAX).for_each(|addr| egress.given(*addr));
                 }
             }
-            Ask::Start if lease.socket.is_some() => {
+            Ask::Start if !lease.is_started => {
                 let (udp, port) = lease.socket.as_ref().context("no socket yet")?;
                 let hold = lease.egress.as_ref().map(Egress::hold).transpose()?;
                 let end = helper
                     .start_data_plane(udp, data_plane_user(*port)?, hold.as_ref().map(AsFd::as_fd))
                     .context("the data plane does not start")?;
+                lease.is_started = true;
                 helper.tell(&Tell::Done, &[end.as_fd()]);
             }
             Ask::Plug(wiring) if !lease.is_plugged => {
@@ -169,6 +175,9 @@ impl Desk {
                     egress.alive(addrs);
                 }
             }
+            Ask::Counts if lease.is_plugged => {
+                helper.tell(&Tell::Counts(self.seat.counts()?), &[]);
+            }
             Ask::EndMachine => {
                 if let Some(machine) = self.seat.machine() {
                     machine.ask_to_end(clock::now());
@@ -176,7 +185,12 @@ impl Desk {
             }
             Ask::Keep => helper.keep(),
             Ask::Forget => helper.forget(),
-            Ask::Ready { .. } | Ask::Start | Ask::Plug(_) | Ask::Follow(_) | Ask::Open => {
+            Ask::Ready { .. }
+            | Ask::Start
+            | Ask::Plug(_)
+            | Ask::Follow(_)
+            | Ask::Open
+            | Ask::Counts => {
                 bail!("the control process asks out of turn")
             }
         }

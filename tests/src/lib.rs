@@ -10,6 +10,7 @@ pub mod inject;
 pub mod kills;
 pub mod lab;
 pub mod line;
+pub mod mutants;
 pub mod sim;
 pub mod stage;
 pub mod storm;
@@ -20,4 +21,4 @@ pub mod trio;
 pub mod vitals;
 pub mod vm;
 
-pub use sys::{exit_on_signals, wait_if_interrupted};
+pub use sys::{exit_on_signals, steal_fd, wait_if_interrupted};

@@ -164,7 +164,7 @@ impl Member {
                 },
                 Call { request, answer } = local.call() => {
                     let (value, is_last) = match request {
-                        Request::Status => (json!(self.status()).into(), false),
+                        Request::Status => (json!(self.status().await?).into(), false),
                         Request::Pcap { detail } => (self.capture(detail), false),
                         Request::Leave => (json!({}).into(), true),
                     };
@@ -424,7 +424,10 @@ impl Member {
         begin().unwrap_or_else(|error| json!({ "error": error.to_string() }).into())
     }
 
-    fn status(&self) -> LeaseStatus {
+    async fn status(&mut self) -> anyhow::Result<LeaseStatus> {
+        let stopped = self.host.counts().await?;
+        let stopped = stopped.into_iter().map(|(name, frames)| (drops::of_wire(&name), frames));
+        let counted = self.stats.drops.iter().cloned().chain(stopped).collect();
         let ticket = self.membership.ticket();
         let station = self.membership.grant().map(|grant| grant.station);
         let path = self.paths.get(&Slot::GATEWAY).copied().unwrap_or(PathKind::None);
@@ -438,8 +441,8 @@ impl Member {
             (PathKind::Direct(_) | PathKind::Relay, true) => "up",
         };
         let (path, remote) = path_words(path);
-        let (now, counted) = (clock::now(), self.stats.drops.iter().cloned().collect());
-        LeaseStatus {
+        let now = clock::now();
+        Ok(LeaseStatus {
             order: ticket.body().order_name.to_string(),
             id: self.membership.order().to_string(),
             guest: ticket.body().guest.to_string(),
@@ -465,6 +468,6 @@ impl Member {
             out_fps: self.story.to.fps(),
             reasons: drops::all_words(&counted),
             drops: counted,
-        }
+        })
     }
 }
