@@ -2,6 +2,7 @@
 # make test    runs all tests (needs root: the lab makes network namespaces)
 # make bench   prints the figures; ROUNDS=3 SECS=4
 # make bench-vm  the same for a real machine on the segment, next to one on a plain bridge
+# make bench-walls  what the walls around a guest cost, taken away one after the other
 # make storm   100 sellers join at once: how long, at what cost (needs root)
 # make soak    kills of any process under attack (needs root), then the simulation over many seeds;
 #              KILLS=300 SEEDS=200000 FROM=0
@@ -24,7 +25,7 @@ ONLY ?=
 # would build some again for a single package, whose features unite otherwise.
 PROGRAMS = $${CARGO_TARGET_DIR:-target}/release
 
-.PHONY: build demo test bench bench-vm storm soak mutants man deb lint preflight clean
+.PHONY: build demo test bench bench-vm bench-walls storm soak mutants man deb lint preflight clean
 
 build:
 	@$(CARGO) build --release --workspace
@@ -40,6 +41,9 @@ bench: preflight build
 
 bench-vm: preflight build
 	@exec $(PROGRAMS)/overlay-bench --vm --rounds $(ROUNDS) --secs $(SECS)
+
+bench-walls: preflight build
+	@exec $(PROGRAMS)/overlay-bench --walls --rounds $(ROUNDS) --secs $(SECS)
 
 storm: preflight build
 	@exec $(PROGRAMS)/overlay-storm

@@ -10,36 +10,38 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 
 /// One change that takes a defence out.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mutant<'a> {
     /// What it is called: the row of the attack catalogue, and what is missing.
     pub id: &'a str,
     /// The source, from the repository's root.
     pub file: &'a str,
     /// What stands there once.
-    pub text: &'a str,
+    pub text: String,
     /// What stands there instead.
-    pub other: &'a str,
+    pub other: String,
     /// The words of the command whose test must fail.
     pub command: &'a str,
 }
 
 impl<'a> Mutant<'a> {
-    /// Reads `id|file|text ==> other|command`: the first two and the last bar separate.
+    /// Reads `id|file|text ==> other|command`: the first two and the last bar separate; `⏎` is the
+    /// end of a line.
     #[must_use]
     pub fn parse(line: &'a str) -> Option<Self> {
         let (id, rest) = line.split_once('|')?;
         let (file, rest) = rest.split_once('|')?;
         let (change, command) = rest.rsplit_once('|')?;
         let (text, other) = change.split_once(" ==> ")?;
-        Some(Self { id, file, text, other, command })
+        let lines = |text: &str| text.replace('⏎', "\n");
+        Some(Self { id, file, text: lines(text), other: lines(other), command })
     }
 
     /// Returns the source without the defence; `None` unless its text stands there once.
     #[must_use]
     pub fn apply(&self, source: &str) -> Option<String> {
-        let is_once = source.matches(self.text).count() == 1 && self.text != self.other;
-        is_once.then(|| source.replacen(self.text, self.other, 1))
+        let is_once = source.matches(&self.text).count() == 1 && self.text != self.other;
+        is_once.then(|| source.replacen(&self.text, &self.other, 1))
     }
 }
 
@@ -174,10 +176,10 @@ mod tests {
     #[test]
     fn a_line_is_a_change_and_the_change_has_one_place() {
         let mutant = Mutant::parse("F01|a.rs|a || b ==> a|cargo test --release").expect("one");
-        assert_eq!(
-            (mutant.text, mutant.other, mutant.command),
-            ("a || b", "a", "cargo test --release")
-        );
+        assert_eq!((&*mutant.text, &*mutant.other), ("a || b", "a"));
+        assert_eq!(mutant.command, "cargo test --release");
+        let lines = Mutant::parse("F01|a.rs|a⏎b ==> |cargo test").expect("one");
+        assert_eq!(lines.apply("c a\nb").as_deref(), Some("c "));
         assert_eq!(mutant.apply("if a || b {").as_deref(), Some("if a {"));
         assert_eq!(mutant.apply("a || b; a || b"), None);
         assert_eq!(mutant.apply("b"), None);

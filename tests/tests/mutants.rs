@@ -13,14 +13,12 @@ const MUTANTS_MIN: usize = 130;
 /// Complains about a line that could not be carried out.
 fn complaint(line: &str, read: impl Fn(&str) -> Option<String>) -> Option<String> {
     let Some(mutant) = Mutant::parse(line) else { return Some(format!("no mutant: {line}")) };
-    let Mutant { id, file, text, command, .. } = mutant;
+    let Mutant { id, file, text, command, .. } = &mutant;
     let Some(source) = read(file) else { return Some(format!("{id}: there is no {file}")) };
     let words: Vec<&str> = command.split(' ').collect();
     let folder = |package: &str| match package {
         "overlay-proto" => "overlay/proto".to_owned(),
         "overlay-tests" => "tests".to_owned(),
-        "overlay-gw" => "buyer-gateway".to_owned(),
-        "overlay-seller" => "seller-node".to_owned(),
         "vde-attach" => "vde-switch/attach".to_owned(),
         other => other.to_owned(),
     };
