@@ -1,18 +1,23 @@
 //! Several guests of one order on one host: they share its lease, and outlive each other.
 
 use std::collections::BTreeSet;
-use std::fs;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader, ErrorKind};
+use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::Signal;
+use overlay::ipc;
+use overlay::local::Client;
 use overlay_tests::cast::{Gateway, Guest, state_of};
 use overlay_tests::lab::Host;
 use overlay_tests::lab::process::Process;
 use overlay_tests::stage::Stage;
 use overlay_tests::traffic::{Ear, eventually, reaches, say, transfer, wait_reach};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 const MARKER: &[u8] = b"<between two of a host, 7c21>";
 const SUBNET: [&str; 2] = ["--subnet", "10.77.0.0/24"];
@@ -243,4 +248,105 @@ fn orders_share_nothing_and_neither_do_leases_of_other_options() -> Result<()> {
     ensure!(data_planes([&shy.process]).len() == 1, "a guest with other options shares a lease");
     wait_reach(&farm.host, shy.ipv4.into(), PATIENCE)?;
     Ok(())
+}
+
+/// First byte of what the guest's program says that its cable is beside.
+const CABLE: &[u8] = &[0];
+
+fn descriptor(path: &str) -> Result<OwnedFd> {
+    Ok(File::options().read(true).write(true).open(path)?.into())
+}
+
+/// Waits for the channel's next message, `None` for its end.
+fn hear(channel: &OwnedFd) -> Result<Option<String>> {
+    let until = Instant::now() + PATIENCE;
+    loop {
+        match ipc::receive(channel) {
+            Ok((bytes, _)) if bytes.is_empty() => return Ok(None),
+            Ok((bytes, _)) => return Ok(Some(String::from_utf8_lossy(&bytes).into_owned())),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                ensure!(Instant::now() < until, "nothing is said");
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+#[test]
+fn wrong_words_on_the_local_socket_are_refused_by_a_sentence_and_harm_nothing() -> Result<()> {
+    let mut stage = Stage::build(&["buyer", "buyer2", "seller1"])?;
+    let mut farm = stage.open("buyer", "farm", &SUBNET)?;
+    let barn = stage.open("buyer2", "barn", &SUBNET)?;
+    let own = farm.invite()?;
+    let seat = stage.lab.guest("guest1")?;
+    fs::write(seat.dir().join("own"), &own)?;
+    let file = format!("@{}", seat.dir().join("own").display());
+    let mut one = Guest::join(&stage.programs, stage.host("seller1"), &seat, &file, &[])?;
+    let run = Path::new(&state_of(stage.host("seller1"))).join("run");
+    let socket = fs::read_dir(run)?.next().context("a socket")??.path();
+    let client = || -> Result<Client> { Client::connect(&socket)?.context("a program listens") };
+    let share = |ticket: &str| json!({ "do": "share", "ticket": ticket, "only_buyer": false, "lan": false, "keep_s": 60 });
+    let mine = farm.invite()?;
+    let refused = |request: &Value| match client()?.ask_for_fd(request) {
+        Err(error) => Ok(error.to_string()),
+        Ok((value, _)) => anyhow::bail!("{request} is answered by {value}"),
+    };
+    for (request, says) in [
+        (json!("nonsense"), "no such request"),
+        (json!({ "do": "share" }), "no such request"),
+        (share("ovl1nonsense"), "ticket"),
+        (share(&barn.invite()?), "order farm, the ticket is of order barn"),
+        (share(&own), "g1 of this ticket is joined already"),
+    ] {
+        let said = refused(&request)?;
+        ensure!(said.contains(says), "{request} is refused by {said:?}");
+    }
+    // What a descriptor beside a request is, nobody looks at.
+    let stream = overlay::local::dial(&socket)?.context("a program listens")?;
+    let null = descriptor("/dev/null")?;
+    ipc::send(&stream, b"{\"do\":\"status\"}\n", &[null.as_fd()])?;
+    let mut answer = String::new();
+    BufReader::new(stream).read_line(&mut answer)?;
+    ensure!(answer.contains("10.77.0.10"), "{answer}");
+
+    let pair = ipc::pair()?;
+    let tun = descriptor("/dev/net/tun")?;
+    let stranger = UdpSocket::bind("127.0.0.1:0")?;
+    let cases: [(&[u8], Vec<BorrowedFd<'_>>, &str); 7] = [
+        (CABLE, vec![], "0 descriptors"),
+        (CABLE, vec![pair.0.as_fd(), pair.1.as_fd()], "2 descriptors"),
+        (CABLE, vec![null.as_fd()], "no cable"),
+        (CABLE, vec![stranger.as_fd()], "no cable"),
+        (CABLE, vec![tun.as_fd()], "interface is gone"),
+        (&[9, 9, 9], vec![], "not understood"),
+        (&[0, 0], vec![tun.as_fd()], "not understood"),
+    ];
+    for (bytes, fds, says) in cases {
+        let (shares, channel) = client()?.ask_fd(&share(&mine))?;
+        ensure!(shares["of"] == "g1", "{shares}");
+        hear(&channel)?.context("it is granted something")?;
+        ipc::send(&channel, bytes, &fds)?;
+        let mut said = Vec::new();
+        while let Some(message) = hear(&channel)? {
+            said.push(message);
+        }
+        let last = said.last().context("a sentence")?;
+        ensure!(last.contains(says), "{bytes:?} with {} is answered by {said:?}", fds.len());
+        farm.process.wait_line(PATIENCE, |line| line.starts_with("g2 left"))?;
+        ensure!(reaches(&one.seat, farm.ipv4.into())?, "{says}: the lease has suffered");
+    }
+    // A cable before anything is granted, and a channel that is closed at once.
+    let (_, channel) = client()?.ask_fd(&share(&mine))?;
+    ipc::send(&channel, CABLE, &[tun.as_fd()])?;
+    let said = hear(&channel)?.context("a sentence")?;
+    ensure!(said.contains("out of turn"), "{said:?}");
+    drop(client()?.ask_fd(&share(&mine))?);
+    ensure!(one.process.is_running() && reaches(&farm.host, one.ipv4.into())?);
+    ensure!(data_planes([&one.process]).len() == 1);
+    let seat = stage.lab.guest("guest2")?;
+    fs::write(seat.dir().join("mine"), &mine)?;
+    let file = format!("@{}", seat.dir().join("mine").display());
+    let two = Guest::join(&stage.programs, stage.host("seller1"), &seat, &file, &[])?;
+    all_reach(&seats([&one, &two]), PATIENCE)
 }
