@@ -87,6 +87,9 @@ impl Tell {
     }
 }
 
+/// Most questions between two looks at what may have ended.
+const QUESTIONS_A_TURN: usize = 8;
+
 /// What an order's helper knows from the command line.
 #[derive(Debug)]
 pub(crate) struct Desk {
@@ -116,7 +119,8 @@ pub(crate) fn serve(mut helper: Helper, desk: &Desk) -> Exit {
             tracing::error!(%error, "the helper cannot wait");
             break;
         }
-        while let Some((question, fds)) = helper.asked::<Ask>() {
+        for _ in 0..QUESTIONS_A_TURN {
+            let Some((question, fds)) = helper.asked::<Ask>() else { break };
             if let Err(error) = desk.handle(&mut helper, &mut made, question, fds) {
                 refuse(&helper, &error);
             }

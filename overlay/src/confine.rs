@@ -15,6 +15,7 @@ pub mod seccomp;
 mod sys;
 
 use std::env;
+use std::ffi::CString;
 use std::fs;
 use std::os::fd::OwnedFd;
 use std::process::ExitCode;
@@ -89,6 +90,12 @@ pub fn role<const N: usize>(role: &str) -> Option<Result<[OwnedFd; N], ExitCode>
         return None;
     }
     crate::log::init(0);
+    // Started by way of /proc/self/exe, it would be called so.
+    let name = env::args().next().and_then(|name| CString::new(name).ok());
+    if let Some(name) = name {
+        // A name is all that is lost by it.
+        let _ = nix::sys::prctl::set_name(&name);
+    }
     let numbers: Vec<_> =
         words.map_while(|word| word.to_str().and_then(|word| word.parse().ok())).collect();
     let fds: Vec<_> = numbers.into_iter().map_while(crate::sys::inherited).collect();

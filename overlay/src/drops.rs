@@ -3,15 +3,28 @@
 use std::collections::BTreeMap;
 
 use overlay_proto::drop::DropReason;
+use vde_attach::rules::Stop;
 use vde_switch::verdict;
+
+/// What comes before the names of reasons for which a guest's wire stops frames: some are the
+/// switch's as well.
+const OF_WIRE: &str = "wire-";
+
+/// Returns the name under which what a guest's wire stopped is shown.
+#[must_use]
+pub fn of_wire(name: &str) -> String {
+    format!("{OF_WIRE}{name}")
+}
 
 /// Returns what a reason's name means, in a sentence; the name itself if it is not known.
 #[must_use]
 pub fn words(name: &str) -> &str {
+    let stop = name.strip_prefix(OF_WIRE).and_then(Stop::named);
     let own = DropReason::ALL.iter().find(|reason| reason.name() == name);
     let switch = verdict::DropReason::ALL.iter().find(|reason| reason.name() == name);
     own.map(|reason| reason.describe())
         .or_else(|| switch.map(|reason| reason.describe()))
+        .or_else(|| stop.map(Stop::describe))
         .unwrap_or(name)
 }
 
@@ -33,13 +46,18 @@ pub fn lines(drops: &BTreeMap<String, u64>) -> Vec<String> {
 mod tests {
     use std::collections::BTreeSet;
 
+    use vde_attach::rules::STOPS;
+
     use super::*;
 
     #[test]
     fn every_reason_has_a_name_of_its_own_and_words() {
         let own = DropReason::ALL.iter().map(|reason| reason.name());
-        let names: Vec<_> =
-            own.chain(verdict::DropReason::ALL.iter().map(|reason| reason.name())).collect();
+        let names = own
+            .chain(verdict::DropReason::ALL.iter().map(|reason| reason.name()))
+            .map(str::to_owned);
+        let stops = STOPS.iter().map(|(_, name, _)| of_wire(name));
+        let names: Vec<_> = names.chain(stops).collect();
         assert_eq!(
             names.iter().collect::<BTreeSet<_>>().len(),
             names.len(),
@@ -47,9 +65,9 @@ mod tests {
         );
         for name in names {
             assert!(
-                words(name).ends_with('.') && words(name).len() > 15,
+                words(&name).ends_with('.') && words(&name).len() > 15,
                 "{name}: {}",
-                words(name)
+                words(&name)
             );
         }
         assert_eq!(words("of-tomorrow"), "of-tomorrow");

@@ -46,6 +46,9 @@ use crate::run::launch::Started;
 /// How often what is plugged in is looked at.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
+/// Most questions between two looks at what is watched: whoever asks for ever hides nothing by it.
+const QUESTIONS_A_TURN: usize = 8;
+
 /// What a lease's helper was started with.
 #[derive(Debug)]
 pub(crate) struct Desk {
@@ -71,6 +74,7 @@ struct Lease {
     /// Whether the guest began in another program's lease.
     is_shared: bool,
     is_plugged: bool,
+    is_started: bool,
 }
 
 /// Serves control until it has ended, and ends what still runs; says how the program ends.
@@ -91,7 +95,8 @@ pub(crate) fn serve(mut helper: Helper, mut desk: Desk) -> Exit {
         };
         let (guard, seat) = heard.split_at(usize::from(lease.egress.is_some()).min(heard.len()));
         let (guard, seat) = (guard.contains(&true), seat.contains(&true));
-        while let Some((question, fds)) = helper.asked::<Ask>() {
+        for _ in 0..QUESTIONS_A_TURN {
+            let Some((question, fds)) = helper.asked::<Ask>() else { break };
             if let Err(error) = desk.handle(&mut helper, &mut lease, question, fds) {
                 helper.tell(&refusal(&error), &[]);
             }
@@ -158,12 +163,13 @@ impl Desk {
                     addresses.iter().take(ADDRESSES_MAX).for_each(|addr| egress.given(*addr));
                 }
             }
-            Ask::Start if lease.socket.is_some() => {
+            Ask::Start if !lease.is_started => {
                 let (udp, port) = lease.socket.as_ref().context("no socket yet")?;
                 let hold = lease.egress.as_ref().map(Egress::hold).transpose()?;
                 let end = helper
                     .start_data_plane(udp, data_plane_user(*port)?, hold.as_ref().map(AsFd::as_fd))
                     .context("the data plane does not start")?;
+                lease.is_started = true;
                 helper.tell(&Tell::Done, &[end.as_fd()]);
             }
             Ask::Plug(wiring) if !lease.is_plugged => {
@@ -204,6 +210,9 @@ impl Desk {
                     egress.alive(addrs);
                 }
             }
+            Ask::Counts if lease.is_plugged => {
+                helper.tell(&Tell::Counts(self.seat.counts()?), &[]);
+            }
             Ask::EndMachine => {
                 if let Some(machine) = self.seat.machine() {
                     machine.ask_to_end(clock::now());
@@ -222,7 +231,8 @@ impl Desk {
             | Ask::Start
             | Ask::Plug(_)
             | Ask::Follow(_)
-            | Ask::Open => bail!("the control process asks out of turn"),
+            | Ask::Open
+            | Ask::Counts => bail!("the control process asks out of turn"),
         }
         Ok(())
     }

@@ -59,6 +59,7 @@ use self::segments::Segments;
 use self::table::{anew, listing, removal, trial};
 use self::watch::Watch;
 use super::nft::{self, NftError};
+use crate::clock;
 
 /// The mark of a socket that the guard looks at: "ovl".
 pub const GUARD_MARK: u32 = 0x006f_766c;
@@ -223,8 +224,10 @@ impl Guard {
     }
 
     /// Adds this lease to the table that stands, or makes one. What a killed helper left of a lease
-    /// on the same port goes.
-    fn settle(&self) -> Result<(), GuardError> {
+    /// on the same port goes, but for the proven addresses that the kernel still hears: a program
+    /// that is started again and again would spend what unproven ones may be sent.
+    fn settle(&mut self) -> Result<(), GuardError> {
+        let now = clock::now();
         let _turn = self.locks.turn().map_err(GuardError::Lock)?;
         let listing = listing(false)?;
         let alone = Locks::is_last(&self.life).map_err(GuardError::Lock)?;
@@ -237,13 +240,19 @@ impl Guard {
                 let all = nft::read(&["list", "table", "inet", TABLE])?;
                 for element in elements::of_lease(&all, self.spec.port) {
                     script.take(&element);
+                    if let Some(addr) = element.proven_addr()
+                        && self.proven.len() < PROVEN_MAX
+                        && self.is_heard(addr)?
+                    {
+                        self.proven.insert(addr, now);
+                    }
                 }
                 script
             }
             Some(_) if !alone => return Err(GuardError::Foreign),
             Some(_) | None => anew(),
         };
-        self.put_all(&mut script, Instant::ZERO);
+        self.put_all(&mut script, now);
         Ok(script.run()?)
     }
 

@@ -198,8 +198,12 @@ fn what_a_killed_helper_left_holds_until_the_next_one_takes_it_over() {
     let (mut child, dir) = start(&lab, &format!("join {PORT}"), |command| command);
     assert_eq!(said(&mut child), "joined");
     let (own, other) = ("7770 . 44.9.0.1 . 7770", "7999 . 44.9.0.2 . 7770");
-    lab.open("proven", Family::V4, own);
-    lab.open("proven", Family::V4, other);
+    let heard = SocketAddr::from((lab.fresh(Family::V4), PORT));
+    lab.say(heard, PORT);
+    let kept = format!("{PORT} . {} . {}", heard.ip(), heard.port());
+    for path in [own, other, &kept] {
+        lab.open("proven", Family::V4, path);
+    }
     child.kill().expect("it is ours");
     child.wait().expect("it ends");
     fs::remove_dir_all(dir).expect("removed");
@@ -213,10 +217,15 @@ fn what_a_killed_helper_left_holds_until_the_next_one_takes_it_over() {
     assert!(lab.seen().packets <= HEARSAY_PACKETS_MAX as u64);
     let guard = lab.host.run(|| Guard::join(spec(PORT))).expect("it takes over");
     let proven = list(&lab, "proven4");
-    assert!(!proven.contains(own), "a dead lease's peer is the new one's: {proven}");
+    assert!(!proven.contains(own), "a dead lease's silent peer is the new one's: {proven}");
+    assert!(proven.contains(&kept), "a peer that is heard still is gone: {proven}");
     assert!(proven.contains(other), "another lease's peer is gone: {proven}");
     assert_eq!(lab.host.sh("nft list ruleset").matches("meta mark 0x006f766c jump dp").count(), 1);
+    let second = lab.host.run(|| Guard::join(spec(PORT + 1))).expect("it stands");
     lab.host.run(|| drop(guard));
+    let proven = list(&lab, "proven4");
+    assert!(!proven.contains(&kept), "it outlives the lease that took it over: {proven}");
+    lab.host.run(|| drop(second));
     assert!(!has_table(&lab) && locks(&lab).is_empty());
 }
 

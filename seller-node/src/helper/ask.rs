@@ -17,6 +17,7 @@
 //! - [`Ask::Open`]: the cable's links up. It was verified, and is once more.
 //! - [`Ask::Proven`], [`Ask::Alive`], [`Ask::Joined`]: addresses that proved their keys. The kernel
 //!   heard them; their ranges, rate and number.
+//! - [`Ask::Counts`]: what the cable's rules have stopped.
 //! - [`Ask::EndMachine`], [`Ask::Unplug`], [`Ask::Keep`], [`Ask::Forget`]: of this lease alone,
 //!   without a name.
 //!
@@ -72,6 +73,8 @@ pub(crate) enum Ask {
     Alive(Vec<SocketAddr>),
     /// That the gateway has proved its key at this address, over TCP.
     Joined(SocketAddr),
+    /// What the rules of the guest's cable have stopped. Answered by [`Tell::Counts`].
+    Counts,
     /// The machine's end, which is waited for.
     EndMachine,
     /// The guest's end: its cable goes, and what it ended in. The lease goes on for others.
@@ -115,6 +118,8 @@ pub(crate) enum Tell {
         /// Why, for the user.
         text: String,
     },
+    /// What the rules of the guest's cable have stopped: the names of reasons, and frames.
+    Counts(Vec<(String, u64)>),
     /// The machine runs; its console, its own words and perhaps the console's file are beside this.
     MachineStarted(Machine),
     /// The machine has ended.

@@ -14,6 +14,7 @@ use anyhow::bail;
 use overlay::preflight::Need;
 use overlay_proto::addressing;
 use overlay_proto::ticket::Ticket;
+use vde_attach::nft::Counts;
 use vde_switch::time::Instant;
 
 use self::host_tap::HostTapSeat;
@@ -104,6 +105,19 @@ impl Seat {
             // Up since it was joined, behind its rules; no link at all.
             Self::HostTap(_) | Self::Stream(_) | Self::Gone => Ok(()),
         }
+    }
+
+    /// Returns what the rules of the cable have stopped: reasons and frames.
+    pub(crate) fn counts(&mut self) -> anyhow::Result<Vec<(String, u64)>> {
+        let counts = match self {
+            Self::Netns(seat) => seat.counts()?,
+            Self::HostTap(seat) => seat.counts()?,
+            Self::Vm(seat) => seat.counts()?,
+            // No kernel, no rules.
+            Self::Stream(_) | Self::Gone => Counts::default(),
+        };
+        let stopped = counts.into_iter().filter(|(_, count)| count.packets > 0);
+        Ok(stopped.map(|(stop, count)| (stop.to_string(), count.packets)).collect())
     }
 
     /// Looks whether the guest is confined and can still be there, `heard` that there is a reason;

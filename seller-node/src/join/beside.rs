@@ -24,8 +24,9 @@ use super::find::Shared;
 use super::hands::{Facts, HostEvent, fault};
 use super::news::News;
 use super::share::{ToGuest, ToLease};
+use super::status::complete;
 use super::{Local, Start};
-use crate::api::{Request, Shares};
+use crate::api::{LeaseStatus, Request, Shares};
 use crate::helper::ask::{Ask, Wiring};
 
 /// Why a guest no longer shares a lease.
@@ -113,11 +114,10 @@ impl Start<'_> {
             }
             ToGuest::News(news) => self.report.news(&news)?,
             ToGuest::Status(status) => {
-                let mut status: Value = serde_json::from_str(&status).unwrap_or(Value::Null);
-                if let Some(attached) = status.get_mut("attached") {
-                    *attached = json!(self.host.words());
-                }
-                answer(waiting, status.into());
+                let mut status: LeaseStatus = serde_json::from_str(&status).unwrap_or_default();
+                let stopped = self.host.counts().await?;
+                complete(&mut status, self.host.words(), stopped);
+                answer(waiting, json!(status).into());
             }
             ToGuest::Captured(captured) => {
                 let mut captured: Value = serde_json::from_str(&captured).unwrap_or(Value::Null);

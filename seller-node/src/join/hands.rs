@@ -135,6 +135,21 @@ impl Host {
         fd.context("the helper process has handed nothing over")
     }
 
+    /// Asks what the rules of the guest's cable have stopped; nothing, if they cannot be read.
+    pub(super) async fn counts(&mut self) -> anyhow::Result<Vec<(String, u64)>> {
+        self.hands.ask(&Ask::Counts, &[])?;
+        loop {
+            match self.hands.next::<Tell>().await? {
+                (Tell::Counts(counts), _) => return Ok(counts),
+                (Tell::Refused { text, .. }, _) => {
+                    tracing::warn!("the guest's wire does not say what it has stopped: {text}");
+                    return Ok(Vec::new());
+                }
+                other => self.waiting.push_back(other),
+            }
+        }
+    }
+
     /// Returns what the helper tells next. Dropped and called again, nothing is lost.
     pub(super) async fn next(&mut self) -> anyhow::Result<HostEvent> {
         loop {
@@ -155,7 +170,7 @@ impl Host {
                 Tell::Over { exit, text } | Tell::Refused { exit, text } => {
                     return Ok(HostEvent::Over(fault(exit, text)));
                 }
-                Tell::Done | Tell::Listening(_) => {
+                Tell::Done | Tell::Listening(_) | Tell::Counts(_) => {
                     tracing::debug!("the helper process answers nobody");
                 }
             }

@@ -179,7 +179,7 @@ impl Lease {
                 Call { request, uid, answer } = local.call() => {
                     let is_last = matches!(request, Request::Leave);
                     let value = match request {
-                        Request::Status => json!(self.status()).into(),
+                        Request::Status => json!(self.status().await?).into(),
                         Request::Pcap { detail } => self.capture(LocalPort::GUEST, detail),
                         Request::Share(share) => self.share(&share, uid),
                         Request::Leave => json!({}).into(),

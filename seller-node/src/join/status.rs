@@ -15,12 +15,20 @@ use super::report::path_words;
 use super::serve::Lease;
 use crate::api::LeaseStatus;
 
+/// Adds what is known where the guest is plugged in: its place, and what its wire has stopped.
+pub(super) fn complete(status: &mut LeaseStatus, place: String, stopped: Vec<(String, u64)>) {
+    status.attached = place;
+    status.drops.extend(stopped.into_iter().map(|(name, frames)| (drops::of_wire(&name), frames)));
+    status.reasons = drops::all_words(&status.drops);
+}
+
 impl Lease {
     /// Describes the program's own guest.
-    pub(super) fn status(&self) -> LeaseStatus {
+    pub(super) async fn status(&mut self) -> anyhow::Result<LeaseStatus> {
+        let stopped = self.host.counts().await?;
         let mut status = self.describe(&self.ticket, self.own.as_ref());
-        status.attached = self.host.words();
-        status
+        complete(&mut status, self.host.words(), stopped);
+        Ok(status)
     }
 
     /// Describes a guest of another program, which knows where it is plugged in.
@@ -36,7 +44,7 @@ impl Lease {
         let rtt_us = buyer.and_then(|stats| stats.rtt_us);
         let state = guest.map_or("left", |guest| guest.state(path));
         let (path, remote) = path_words(path);
-        let (now, counted) = (clock::now(), self.stats.drops.iter().cloned().collect());
+        let now = clock::now();
         let mut status = LeaseStatus {
             order: body.order_name.to_string(),
             id: ticket.order().to_string(),
@@ -46,8 +54,7 @@ impl Lease {
             remote,
             rtt_ms: rtt_us.map(|us| f64::from(us) / 1000.0),
             state: state.to_owned(),
-            reasons: drops::all_words(&counted),
-            drops: counted,
+            drops: self.stats.drops.iter().cloned().collect(),
             ..LeaseStatus::default()
         };
         let Some(Guest { port, membership, story, .. }) = guest else { return status };

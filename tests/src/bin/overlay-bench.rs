@@ -7,6 +7,8 @@
 //!
 //! With `--vm` instead: what does the segment cost a real machine, next to a bridge of the kernel's
 //! on one host? The figures go to `target/bench/vm.json`.
+//!
+//! With `--walls`: what do the walls around a guest cost, taken away one after the other?
 
 #![expect(clippy::print_stdout, reason = "a program whose purpose is to print")]
 
@@ -20,8 +22,12 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use overlay_tests::cast::{Gateway, Guest, Programs};
+use overlay_tests::iperf::{bits_per_second, iperf, packets_per_second};
+use overlay_tests::lab::process::Process;
 use overlay_tests::lab::{Host, Lab, Wire};
+use overlay_tests::toll::{Passed, toll};
 use overlay_tests::traffic::{Pings, ping, wait_reach};
+use overlay_tests::vitals::Vitals;
 use overlay_tests::vm::rate::{Rates, on_a_bridge, on_the_segment};
 use overlay_tests::{exit_on_signals, wait_if_interrupted};
 use serde_json::{Value, json};
@@ -32,9 +38,6 @@ const PING_INTERVAL: Duration = Duration::from_millis(5);
 const IDLE_PINGS: u32 = 400;
 /// How long a flow runs before it counts as load.
 const LOAD_RAMP: Duration = Duration::from_millis(700);
-/// Clock ticks of /proc in a second; Linux has shown this value to programs since ever.
-const TICKS_PER_SECOND: f64 = 100.0;
-
 /// A row of a table: key, heading, unit, decimals.
 type Row = (&'static str, &'static str, &'static str, usize);
 
@@ -51,8 +54,8 @@ const ROWS: [Row; 13] = [
     ("cpu_per_gb", "daemons' CPU, one flow", "s/GB", 2),
     ("join_line", "join, start to line", "ms", 0),
     ("join_ping", "join, start to first ping", "ms", 0),
-    ("rss_gw", "memory of overlay-gw", "MB", 1),
-    ("rss_seller", "memory of overlay-seller", "MB", 1),
+    ("pss_gw", "memory of overlay-gw", "MB", 1),
+    ("pss_seller", "memory of overlay-seller", "MB", 1),
 ];
 
 /// The rows of the table of `--vm`.
@@ -75,23 +78,30 @@ fn main() -> ExitCode {
 }
 
 fn run() -> Result<()> {
-    let (mut secs, mut rounds, mut is_vm) = (4, 3, false);
+    let (mut secs, mut rounds, mut is_vm, mut is_walls) = (4, 3, false, false);
     let mut words = std::env::args().skip(1);
     while let Some(word) = words.next() {
         if word == "--vm" {
             is_vm = true;
             continue;
         }
+        if word == "--walls" {
+            is_walls = true;
+            continue;
+        }
         let number = words.next().and_then(|text| text.parse::<u32>().ok()).filter(|n| *n > 0);
         match (word.as_str(), number) {
             ("--secs", Some(number)) => secs = number,
             ("--rounds", Some(number)) => rounds = number,
-            _ => bail!("usage: overlay-bench [--vm] [--secs SECONDS] [--rounds ROUNDS]"),
+            _ => bail!("usage: overlay-bench [--vm | --walls] [--secs SECONDS] [--rounds ROUNDS]"),
         }
     }
     let programs = Programs::find()?;
     let machine = machine();
     println!("{machine}; wire mode N; {rounds} rounds of {secs} s");
+    if is_walls {
+        return walls(&programs, secs, rounds);
+    }
     let (mut bare, mut overlay) = (Figures::new(), Figures::new());
     for round in 1..=rounds {
         eprintln!("round {round} of {rounds}");
@@ -131,6 +141,34 @@ fn run() -> Result<()> {
     Ok(())
 }
 
+/// Prints a line for each state of the walls: medians, lowest and highest.
+fn walls(programs: &Programs, secs: u32, rounds: u32) -> Result<()> {
+    let mut all: BTreeMap<&str, Vec<Passed>> = BTreeMap::new();
+    for round in 1..=rounds {
+        eprintln!("round {round} of {rounds}");
+        for (what, passed) in toll(programs, secs)? {
+            all.entry(what).or_default().push(passed);
+        }
+    }
+    println!(
+        "\n{:<20} {:>22} {:>22} {:>22}",
+        "", "to the guest, Gbit/s", "from it, Gbit/s", "64 bytes from it, k/s"
+    );
+    for (what, passed) in &all {
+        let cell = |of: fn(&Passed) -> f64, decimals: usize| {
+            let (median, low, high) = summary(&passed.iter().map(of).collect::<Vec<_>>());
+            format!("{median:.decimals$} ({low:.decimals$}–{high:.decimals$})")
+        };
+        println!(
+            "{what:<20} {:>22} {:>22} {:>22}",
+            cell(|one| one.to_guest, 2),
+            cell(|one| one.from_guest, 2),
+            cell(|one| one.small, 0)
+        );
+    }
+    Ok(())
+}
+
 fn note_rates(figures: &mut Figures, rates: Rates) {
     let Rates { out, out_8, back } = rates;
     eprintln!("  {out:.2} out, {out_8:.2} in eight flows, {back:.2} back");
@@ -144,8 +182,7 @@ fn play(programs: &Programs, secs: u32, bare: &mut Figures, overlay: &mut Figure
     let mut lab = Lab::new()?;
     let (buyer, seller, seat) = (lab.host("buyer")?, lab.host("seller")?, lab.guest("guest")?);
     let cable = lab.connect(&seller, &buyer, Wire::N)?;
-    let daemons = Daemons { mark: format!("OVERLAY_LAB={}\0", lab.prefix()) };
-    measure(&buyer, &seller, cable.host.ipv4.into(), secs, None, bare)?;
+    measure(&buyer, &seller, cable.host.ipv4.into(), secs, &[], bare)?;
 
     let gateway = Gateway::up(programs, &buyer, "lab", &["--subnet", "10.99.0.0/24"])?;
     let ticket = gateway.invite_file()?;
@@ -154,9 +191,10 @@ fn play(programs: &Programs, secs: u32, bare: &mut Figures, overlay: &mut Figure
     wait_reach(&buyer, guest.ipv4.into(), Duration::from_secs(15))?;
     note(overlay, "join_ping", started.elapsed().as_secs_f64() * 1e3);
     note(overlay, "join_line", guest.took.as_secs_f64() * 1e3);
-    measure(&buyer, &seat, guest.ipv4.into(), secs, Some(&daemons), overlay)?;
-    for (key, name) in [("rss_gw", "overlay-gw"), ("rss_seller", "overlay-seller")] {
-        note(overlay, key, daemons.memory_mb(name)?);
+    let programs = [&gateway.process, &guest.process];
+    measure(&buyer, &seat, guest.ipv4.into(), secs, &programs, overlay)?;
+    for (key, program) in ["pss_gw", "pss_seller"].into_iter().zip(programs) {
+        note(overlay, key, memory_mb(program)?);
     }
     Ok(())
 }
@@ -166,27 +204,25 @@ fn measure(
     far: &Host,
     to: IpAddr,
     secs: u32,
-    daemons: Option<&Daemons>,
+    programs: &[&Process],
     figures: &mut Figures,
 ) -> Result<()> {
     wait_reach(near, to, Duration::from_secs(15))?;
     let pings = ping(near, to, IDLE_PINGS, PING_INTERVAL)?;
     note_pings(figures, ["ping_p50", "ping_p99"], &pings)?;
 
-    let cpu_before = daemons.map(Daemons::cpu_seconds).transpose()?;
+    let cpu_before = cpu_seconds(programs)?;
     let one = iperf(near, far, to, secs, &[])?;
     note(figures, "tcp", bits_per_second(&one)? / 1e9);
-    if let (Some(daemons), Some(before)) = (daemons, cpu_before) {
+    if !programs.is_empty() {
         let bytes = one["end"]["sum_received"]["bytes"].as_f64().context("iperf3 counts bytes")?;
-        note(figures, "cpu_per_gb", (daemons.cpu_seconds()? - before) / (bytes / 1e9));
+        note(figures, "cpu_per_gb", (cpu_seconds(programs)? - cpu_before) / (bytes / 1e9));
     }
     note(figures, "tcp_reverse", bits_per_second(&iperf(near, far, to, secs, &["-R"])?)? / 1e9);
     note(figures, "tcp_8", bits_per_second(&iperf(near, far, to, secs, &["-P", "8"])?)? / 1e9);
 
     let udp = iperf(near, far, to, secs, &["-u", "-b", "0", "-l", "64"])?;
-    let number = |name: &str| udp["end"]["sum"][name].as_f64().context("iperf3 counts packets");
-    let received = number("packets")? - number("lost_packets")?;
-    note(figures, "udp_64", received / number("seconds")? / 1e3);
+    note(figures, "udp_64", packets_per_second(&udp)? / 1e3);
 
     let load_secs = secs.max(4);
     let loaded = thread::scope(|scope| {
@@ -198,22 +234,6 @@ fn measure(
         load.and(pings)
     })?;
     note_pings(figures, ["loaded_p50", "loaded_p99"], &loaded)
-}
-
-/// Runs iperf3 from `near` to a server of its own at `far`.
-fn iperf(near: &Host, far: &Host, to: IpAddr, secs: u32, more: &[&str]) -> Result<Value> {
-    let mut server = far.spawn("iperf3", ["-s", "-1", "--forceflush"])?;
-    server.wait_line(Duration::from_secs(5), |line| line.contains("listening"))?;
-    let (to, secs) = (to.to_string(), secs.to_string());
-    let words = ["-c", &to, "-t", &secs, "-J"].into_iter().chain(more.iter().copied());
-    let output = near.output("iperf3", words)?;
-    let report: Value = serde_json::from_slice(&output.stdout).context("iperf3 -J")?;
-    ensure!(report.get("error").is_none(), "iperf3 {more:?}: {}", report["error"]);
-    Ok(report)
-}
-
-fn bits_per_second(report: &Value) -> Result<f64> {
-    report["end"]["sum_received"]["bits_per_second"].as_f64().context("iperf3 gives a rate")
 }
 
 fn note(figures: &mut Figures, key: &'static str, value: f64) {
@@ -235,51 +255,23 @@ fn summary(values: &[f64]) -> (f64, f64, f64) {
     (at(sorted.len() / 2), at(0), at(sorted.len().saturating_sub(1)))
 }
 
-/// The processes of one lab whose names begin with `overlay`, wherever they live.
-struct Daemons {
-    mark: String,
+/// Returns the CPU seconds that programs and all they started have spent, user and system.
+fn cpu_seconds(programs: &[&Process]) -> Result<f64> {
+    programs.iter().map(|program| Ok(Vitals::of_tree(program)?.cpu_seconds)).sum()
 }
 
-impl Daemons {
-    /// Returns their folders in /proc with their names.
-    fn all(&self) -> Result<Vec<(PathBuf, String)>> {
-        let mut found = Vec::new();
-        for entry in fs::read_dir("/proc")? {
-            let path = entry?.path();
-            let name = fs::read_to_string(path.join("comm")).unwrap_or_default();
-            let environment = fs::read(path.join("environ")).unwrap_or_default();
-            if name.starts_with("overlay")
-                && String::from_utf8_lossy(&environment).contains(&self.mark)
-            {
-                found.push((path, name.trim().to_owned()));
-            }
-        }
-        ensure!(!found.is_empty(), "no daemon is running");
-        Ok(found)
+/// Returns the memory of a program and all it started, what they share counted once: their
+/// proportional set size.
+fn memory_mb(program: &Process) -> Result<f64> {
+    let mut kilobytes = 0.0;
+    for pid in program.pids() {
+        let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap_or_default();
+        let line = rollup.lines().find_map(|line| line.strip_prefix("Pss:"));
+        let number = line.and_then(|line| line.split_whitespace().next()?.parse::<f64>().ok());
+        kilobytes += number.unwrap_or(0.0);
     }
-
-    /// Returns the CPU seconds they have spent, user and system.
-    fn cpu_seconds(&self) -> Result<f64> {
-        let mut ticks = 0.0;
-        for (path, _) in self.all()? {
-            let stat = fs::read_to_string(path.join("stat")).unwrap_or_default();
-            let fields = stat.rsplit(") ").next().unwrap_or_default().split(' ');
-            ticks += fields.skip(11).take(2).filter_map(|n| n.parse::<f64>().ok()).sum::<f64>();
-        }
-        Ok(ticks / TICKS_PER_SECOND)
-    }
-
-    /// Returns the resident memory of those of one name.
-    fn memory_mb(&self, wanted: &str) -> Result<f64> {
-        let mut kilobytes = 0.0;
-        for (path, _) in self.all()?.into_iter().filter(|(_, name)| name == wanted) {
-            let status = fs::read_to_string(path.join("status")).unwrap_or_default();
-            let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-            let number = line.and_then(|line| line.split_whitespace().next()?.parse::<f64>().ok());
-            kilobytes += number.with_context(|| format!("memory of {wanted}"))?;
-        }
-        Ok(kilobytes / 1e3)
-    }
+    ensure!(kilobytes > 0.0, "the memory of a program is not known");
+    Ok(kilobytes / 1e3)
 }
 
 fn machine() -> String {

@@ -57,7 +57,8 @@ impl Drop for Load {
 /// When there is no way into it.
 pub fn of_machine(from: &Host, machine: IpAddr, words: &[String]) -> Result<()> {
     let script = format!(
-        "pidof overlay-attack || (while :; do overlay-attack {}; done) </dev/null >/dev/null 2>&1 &",
+        "pidof overlay-attack || \
+         (while :; do overlay-attack {}; done) </dev/null >/dev/null 2>&1 &",
         words.join(" ")
     );
     vm::must_ssh(from, machine, &script).map(drop)

@@ -90,6 +90,15 @@ impl Element {
         Self { set: format!("resolvers{}", version(ip)), key: ip.to_string() }
     }
 
+    /// Returns the other's address if it is that of a proven path.
+    pub(super) fn proven_addr(&self) -> Option<SocketAddr> {
+        if !self.set.starts_with(Path::Proven.name()) {
+            return None;
+        }
+        let mut words = self.key.split(" . ").skip(1);
+        Some((words.next()?.parse::<IpAddr>().ok()?, words.next()?.parse().ok()?).into())
+    }
+
     fn words(&self, verb: &str, rest: &str) -> String {
         format!("{verb} element inet {TABLE} {} {{ {}{rest} }}", self.set, self.key)
     }
@@ -219,6 +228,8 @@ mod tests {
                 element("lan4", "7770 . 192.168.1.0/24"),
             ]
         );
+        let proven: Vec<_> = found.iter().filter_map(Element::proven_addr).collect();
+        assert_eq!(proven, ["44.1.1.1:80".parse().expect("an address")]);
         assert_eq!(of_lease(LISTING, 77).len(), 1);
         assert!(of_lease(LISTING, 7).is_empty() && of_lease("", 7770).is_empty());
         assert_eq!((packets(LISTING), packets("counter"), packets("")), (3, 0, 0));

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use overlay::exit::{Exit, Fault};
 use vde_attach::host_tap::{HostTap, HostTapError};
+use vde_attach::nft::Counts;
 use vde_attach::tap::IfName;
 use vde_attach::wire::WireError;
 use vde_switch::mac::MacAddr;
@@ -66,6 +67,10 @@ impl HostTapSeat {
             self.wiring = Some(wiring.clone());
         }
         Ok(())
+    }
+
+    pub(super) fn counts(&self) -> anyhow::Result<Counts> {
+        self.tap.counters().map_err(explain)
     }
 
     /// Returns what is to be polled: nothing while it was looked at just now, on a busy host.

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use vde_attach::link::{self, Link, Place};
 use vde_attach::netns::{Netns, NetnsError};
+use vde_attach::nft::Counts;
 use vde_attach::tap::IfName;
 use vde_attach::wire::{GuestEnd, LeaseWire};
 use vde_switch::time::Instant;
@@ -78,6 +79,10 @@ impl NetnsSeat {
             *known = wiring.clone();
         }
         Ok(())
+    }
+
+    pub(super) fn counts(&mut self) -> anyhow::Result<Counts> {
+        self.plugged.as_mut().map_or(Ok(Counts::default()), |(wire, _)| wire.counts())
     }
 
     pub(super) fn fds(&self, now: Instant) -> Vec<BorrowedFd<'_>> {

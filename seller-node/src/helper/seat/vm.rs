@@ -16,6 +16,7 @@ use anyhow::Context;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use overlay::clock;
+use vde_attach::nft::Counts;
 use vde_attach::wire::{GuestEnd, LeaseWire};
 use vde_switch::time::Instant;
 
@@ -120,6 +121,10 @@ impl VmSeat {
 
     pub(super) fn open(&mut self) -> anyhow::Result<()> {
         self.plugged.as_mut().map_or(Ok(()), |plugged| plugged.wire.open())
+    }
+
+    pub(super) fn counts(&mut self) -> anyhow::Result<Counts> {
+        self.plugged.as_mut().map_or(Ok(Counts::default()), |plugged| plugged.wire.counts())
     }
 
     pub(super) fn fds(&self, now: Instant) -> Vec<BorrowedFd<'_>> {

@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use overlay::clock;
 use overlay::exit::{Exit, Fault};
+use vde_attach::nft::Counts;
 use vde_attach::wire::{LeaseWire, WireError};
 use vde_switch::time::Instant;
 
@@ -47,6 +48,11 @@ impl Watched {
     /// Follows a segment that changed.
     pub(super) fn follow(&mut self, wiring: &Wiring) -> anyhow::Result<()> {
         self.wire.retarget(&wiring.spec()).map_err(explain)
+    }
+
+    /// Returns what its rules have stopped.
+    pub(super) fn counts(&mut self) -> anyhow::Result<Counts> {
+        self.wire.counters().map_err(explain)
     }
 
     /// Returns what is to be polled: nothing while it was looked at just now.

@@ -114,7 +114,6 @@ pub(super) fn addresses(cast: &Cast) -> Vec<Canary> {
         no("F10", ArpSender, "InARP", arp_with(7, 8)),
         no("F10", ArpSender, "ARP operation 257", arp_with(6, 1)),
         no("F10", ArpTarget, "ARP cut short", message[..41].to_vec()),
-        no("F31", ArpForm, "ARP with more behind it", [&message[..], &[0; 19]].concat()),
         no("F30", Ip4Destination, "routed multicast", cast.ip4(ntp, UDP, &hello)),
         no("F30", Ip6Destination, "site multicast over IPv6", cast.ip6(site, UDP, &hello)),
         no("F30", Ip4Mac, "unicast by broadcast", {

@@ -26,6 +26,11 @@ pub(super) fn guest(cast: &Cast) -> Vec<Canary> {
             frame.resize(60, 0);
             frame
         }),
+        ok("an ARP request with more behind it, which is cut later", {
+            let mut frame = cast.arp(1, own4, other4);
+            frame.resize(80, 0);
+            frame
+        }),
         ok("an ARP probe", cast.arp(1, nobody4, own4)),
         ok("an ARP reply", cast.arp(2, own4, other4)),
         ok("TCP", cast.ip4(other4, TCP, &tcp(SYN, b""))),

@@ -82,8 +82,6 @@ fn arp(spec: &WireSpec) -> Chain {
     let (mac, own) = (spec.station.mac, spec.station.ipv4);
     let (first, last) = (spec.segment.ipv4.0, spec.segment.broadcast_ipv4());
     Chain::new("g_arp")
-        // Padded to the least length of a frame and no further.
-        .stop(Stop::ArpForm, "meta length > 46")
         // Ethernet, IPv4, lengths 6 and 4.
         .stop(Stop::ArpForm, "@nh,0,48 != 0x000108000604")
         .stop(Stop::ArpSender, &format!("arp saddr ether != {mac}"))

@@ -22,7 +22,7 @@ stops! {
     ZeroMac "zero-mac" "The destination MAC address is zero."
     TooLong "too-long" "The packet is longer than the MTU and cannot be a super-frame."
     EtherType "ethertype" "The frame is neither IPv4, ARP nor IPv6."
-    ArpForm "arp-form" "The ARP message is padded too far, or not for IPv4 over Ethernet."
+    ArpForm "arp-form" "The ARP message is not for IPv4 over Ethernet."
     ArpSender "arp-sender" "The ARP message is no request or reply in the guest's name."
     ArpTarget "arp-target" "The ARP message asks beyond the segment, by a group, or is cut short."
     ArpRate "arp-rate" "The guest sends too much ARP."

@@ -159,6 +159,9 @@ fn a_lie_ends_that_connection_only() {
     }
     let mut peer = UnixStream::connect(folder.socket()).expect("listens");
     expect(&news, "Up");
+    // What was in the cable before it is served is not for it.
+    peer.write_all(&record(b"true")).expect("written");
+    assert_eq!(take(&cable), b"true");
     peer.write_all(&[0, 0, 0, 9, 1]).expect("written"); // half a frame, for ever
     put(&cable, b"goes out all the same");
     assert_eq!(hear(&peer), b"goes out all the same");

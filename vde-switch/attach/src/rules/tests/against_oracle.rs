@@ -16,7 +16,7 @@ use crate::oracle;
 const FRAMES: usize = 400_000;
 
 /// What is left to the port policy.
-const LEFT: [DropReason; 19] = [
+const LEFT: [DropReason; 20] = [
     DropReason::TrailingBytes,
     // Of a later fragment that begins with an extension header: the kernel gives up there.
     DropReason::BadLength,
@@ -39,6 +39,8 @@ const LEFT: [DropReason; 19] = [
     DropReason::TinyFragment,
     DropReason::IcmpBehindExtension,
     DropReason::Mld,
+    // Without options; with them it is stopped.
+    DropReason::Igmp,
     DropReason::DhcpServer,
     DropReason::BadDhcp,
     // The sum of offset and length.
