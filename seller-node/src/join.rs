@@ -9,8 +9,8 @@
 //! moves messages between control connection, helper, data plane and local commands.
 //!
 //! Where another program of this host has a lease of the same order, the guest shares it ([`find`],
-//! [`beside`]): that program shows the ticket and has the data plane, this one has the guest and its
-//! wire. When the other's lease ends, the guest gets a place by another way ([`Way`]): that of
+//! [`beside`]): that program shows the ticket and has the data plane, this one has the guest and
+//! its wire. When the other's lease ends, the guest gets a place by another way ([`Way`]): that of
 //! whoever was first to have a lease of its own, or by its own.
 //!
 //! # Limits

@@ -286,7 +286,11 @@ fn wrong_words_on_the_local_socket_are_refused_by_a_sentence_and_harm_nothing() 
     let run = Path::new(&state_of(stage.host("seller1"))).join("run");
     let socket = fs::read_dir(run)?.next().context("a socket")??.path();
     let client = || -> Result<Client> { Client::connect(&socket)?.context("a program listens") };
-    let share = |ticket: &str| json!({ "do": "share", "ticket": ticket, "only_buyer": false, "lan": false, "keep_s": 60 });
+    let share = |ticket: &str| {
+        let mut request = json!({ "do": "share", "only_buyer": false, "lan": false, "keep_s": 60 });
+        request["ticket"] = ticket.into();
+        request
+    };
     let mine = farm.invite()?;
     let refused = |request: &Value| match client()?.ask_for_fd(request) {
         Err(error) => Ok(error.to_string()),

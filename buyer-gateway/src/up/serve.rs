@@ -10,8 +10,9 @@
 //! slots: its path is all of theirs.
 //!
 //! # Limits
-//! Frames of a shared tunnel are counted at the first of its guests. Pings that wait for an answer are bounded by the data plane's second. Grants that ran out are
-//! noticed by the next tick, within [`STATS_INTERVAL`].
+//! Frames of a shared tunnel are counted at the first of its guests. Pings that wait for an answer
+//! are bounded by the data plane's second. Grants that ran out are noticed by the next tick, within
+//! [`STATS_INTERVAL`].
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;

@@ -18,13 +18,13 @@
 //! gateway.
 //!
 //! Guests of one lease share its data plane, which has one port for each: each has a membership of
-//! its own ([`Membership::beside`]), whose limits and answers are its port's. One of them drives the
-//! data plane, which is told of members and of life by that one alone; another takes that over
+//! its own ([`Membership::beside`]), whose limits and answers are its port's. One of them drives
+//! the data plane, which is told of members and of life by that one alone; another takes that over
 //! ([`Membership::take_over`]) when the first goes.
 //!
 //! # Limits
-//! One membership, one slot. The life that the data plane counts down is the driving one's; the port
-//! of another whose grant ran out is its owner's to detach.
+//! One membership, one slot. The life that the data plane counts down is the driving one's; the
+//! port of another whose grant ran out is its owner's to detach.
 
 mod told;
 

@@ -236,8 +236,8 @@ impl Registry {
         })
     }
 
-    /// Returns the live slots of the lease that a live slot belongs to, lowest first: its data plane
-    /// goes by the first of them. Empty for a slot that is not live.
+    /// Returns the live slots of the lease that a live slot belongs to, lowest first: its data
+    /// plane goes by the first of them. Empty for a slot that is not live.
     #[must_use]
     pub fn lease_of(&self, slot: Slot) -> Vec<Slot> {
         let is_live = |joined: &Joined| joined.standing == Standing::Live;

@@ -8,8 +8,8 @@
 //!
 //! # Limits
 //! [`MEMBERS_MAX`] entries, [`CANDIDATES_MAX`] candidates each: 244 kB of envelope at worst, below
-//! [`ENVELOPE_LEN_MAX`](crate::envelope::ENVELOPE_LEN_MAX). No two members share a slot, a name or an
-//! address; a data-plane key is shared by guests of one seller's lease at most.
+//! [`ENVELOPE_LEN_MAX`](crate::envelope::ENVELOPE_LEN_MAX). No two members share a slot, a name or
+//! an address; a data-plane key is shared by guests of one seller's lease at most.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;

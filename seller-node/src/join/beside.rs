@@ -1,10 +1,10 @@
 //! A guest that shares the lease of another program: its wire is here, its place is there.
 //!
 //! # Theory of operation
-//! The other program ([`super::others`]) shows the guest's ticket and says what is granted; here the
-//! wire is made and the data plane's end of it handed over. What happens to the guest is told over
-//! the channel and printed here as ever. When the channel closes, the other's lease has ended: the
-//! guest and its wire stay, and it is for the caller to find them another place.
+//! The other program ([`super::others`]) shows the guest's ticket and says what is granted; here
+//! the wire is made and the data plane's end of it handed over. What happens to the guest is told
+//! over the channel and printed here as ever. When the channel closes, the other's lease has ended:
+//! the guest and its wire stay, and it is for the caller to find them another place.
 //!
 //! # Limits
 //! Questions of local commands that the other program is to answer wait for it, in their order.
@@ -67,7 +67,7 @@ impl Start<'_> {
             let next = tokio::select! {
                 () = self.signals.any() => Next::Left(Left::Ended),
                 said = channel.next() => match said {
-                    Ok(Some((said, fds))) => self.handle_lease(channel, said, fds, &mut waiting).await?,
+                    Ok(Some(said)) => self.handle_lease(channel, said, &mut waiting).await?,
                     Ok(None) => Next::Left(Left::Alone),
                     Err(error) => {
                         tracing::warn!(%error, "what the lease's program says is not understood");
@@ -88,8 +88,7 @@ impl Start<'_> {
     async fn handle_lease(
         &mut self,
         channel: &Channel,
-        said: ToGuest,
-        fds: Vec<OwnedFd>,
+        (said, fds): (ToGuest, Vec<OwnedFd>),
         waiting: &mut Waiting,
     ) -> anyhow::Result<Next> {
         match said {

@@ -1,13 +1,13 @@
 //! Finds another program of this host whose lease a guest may share.
 //!
 //! # Theory of operation
-//! Whoever begins, asks every program that has a guest of the order in the same state directory; the
-//! first that takes the guest in has its lease. One that is about to begin, and has a lower slot, is
-//! waited for, so that of several that are started together one has the lease. Nobody waits for a
-//! higher slot, so no two wait for each other.
+//! Whoever begins, asks every program that has a guest of the order in the same state directory;
+//! the first that takes the guest in has its lease. One that is about to begin, and has a lower
+//! slot, is waited for, so that of several that are started together one has the lease. Nobody
+//! waits for a higher slot, so no two wait for each other.
 //!
-//! A guest whose lease has ended under it asks the lower slots alone: the lowest that is there finds
-//! nobody and has a lease of its own, the others share it.
+//! A guest whose lease has ended under it asks the lower slots alone: the lowest that is there
+//! finds nobody and has a lease of its own, the others share it.
 //!
 //! # Limits
 //! [`BEGIN_AFTER_MAX`] for those that begin. A program that does not answer, or says no, is none:

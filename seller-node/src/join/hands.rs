@@ -115,8 +115,8 @@ impl Host {
         }
     }
 
-    /// Has a socket opened for a lease of its own; returns its port, and what keeps the host's guard
-    /// standing while it is open.
+    /// Has a socket opened for a lease of its own; returns its port, and what keeps the host's
+    /// guard standing while it is open.
     pub(super) async fn open_socket(&mut self) -> anyhow::Result<(u16, Option<OwnedFd>)> {
         let (port, fds) = self.answer(&Ask::Listen).await?;
         let port = port.context("the helper process has opened no socket")?;

@@ -177,8 +177,8 @@ impl Link {
         }
     }
 
-    /// Says goodbye if there is a connection, or one is about to open, and waits shortly until it is
-    /// heard.
+    /// Says goodbye if there is a connection, or one is about to open, and waits shortly until it
+    /// is heard.
     pub(crate) async fn leave(self) {
         let goodbye = async {
             let (net, (sender, mut receiver)) = match self.state {

@@ -84,7 +84,8 @@ impl Other {
     /// Says something to its program; one that does not take it is as good as gone.
     fn say(&mut self, message: &ToGuest, fds: &[std::os::fd::BorrowedFd<'_>]) {
         if let Err(error) = self.channel.say(message, fds) {
-            tracing::debug!(%error, guest = %self.guest.name(), "a guest's program does not listen");
+            let guest = self.guest.name();
+            tracing::debug!(%error, %guest, "a guest's program does not listen");
             self.is_gone = true;
         }
     }

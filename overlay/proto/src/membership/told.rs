@@ -1,8 +1,11 @@
 //! What data planes were told, and the gateway's own.
 //!
+//! # Theory of operation
 //! A data plane knows a member by its key. Guests that share a lease share that key, so for others
-//! they are one [`Member`] whose slot is the lowest of theirs; when that slot goes, the next lowest
-//! is another member with a tunnel of its own, and what was sealed for the old one is for nobody.
+//! they are one [`Member`] whose slot is the lowest of theirs ([`gather`]); when that slot goes,
+//! the next lowest is another member with a tunnel of its own, and what was sealed for the old one
+//! is for nobody. [`Plane`] and [`Port`] keep what was told and say what is new; the order in which
+//! they say it leaves no key and no station with two members at any moment.
 
 use std::collections::BTreeMap;
 
