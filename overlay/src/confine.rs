@@ -36,7 +36,7 @@ const DATA_PLANES_MIN: u32 = 0x6ffe_0000;
 const PUMPS_MIN: u32 = 0x6ffd_0000;
 /// Users of pumps whose guest shares another program's lease begin here; the number of the process
 /// that started them is added, at most 2^22.
-const LONE_PUMPS_MIN: u32 = 0x6f00_0000;
+const LONE_PUMPS_MIN: u32 = 0x7040_0000;
 
 /// Returns the user of the control process.
 ///

@@ -55,6 +55,7 @@ use overlay_proto::membership::{Membership, SellerHost};
 use overlay_proto::messages::{JoinReply, RefuseReason, Welcome};
 use overlay_proto::names::Name;
 use overlay_proto::ticket::Ticket;
+use serde_json::json;
 use tokio::runtime;
 use vde_switch::time::Instant;
 
@@ -254,6 +255,9 @@ impl Start<'_> {
                 if known != wiring {
                     self.host.say(&Ask::Follow(wiring.clone()))?;
                 }
+                if let Some(port) = port {
+                    self.lease.keep(&self.ticket, port)?;
+                }
                 cable
             }
             None => {
@@ -286,13 +290,33 @@ impl Start<'_> {
         let mut link = Link::new(self.key.clone(), gateway, self.ticket.buyer());
         // One whose guest runs already has the time that its user gave it.
         let patience = if is_new { Duration::ZERO } else { self.place.keep };
-        let welcome = tokio::select! {
-            welcome = first_join(&mut membership, &mut link, &self.host, patience) => welcome,
-            () = self.signals.any() => {
-                let _ = self.host.say(&Ask::EndMachine);
-                self.host.machine_gone().await;
-                return Ok(());
+        let mut held = Vec::new();
+        let welcome = {
+            let joining = first_join(&mut membership, &mut link, &self.host, patience);
+            tokio::pin!(joining);
+            loop {
+                tokio::select! {
+                    welcome = &mut joining => break Some(welcome),
+                    () = self.signals.any() => break None,
+                    call = beside::next_call(&mut self.local) => match call.request {
+                        Request::Leave => {
+                            let _ = call.answer.send(json!({}).into());
+                            break None;
+                        }
+                        Request::Status => {
+                            let status = status::away(&self.ticket, self.host.words());
+                            let _ = call.answer.send(json!(status).into());
+                        }
+                        // They can be answered once there is a lease.
+                        Request::Share(_) | Request::Pcap { .. } => held.push(call),
+                    },
+                }
             }
+        };
+        let Some(welcome) = welcome else {
+            let _ = self.host.say(&Ask::EndMachine);
+            self.host.machine_gone().await;
+            return Ok(());
         };
         let welcome = match welcome {
             Err(error) if error.is::<Evicted>() => {
@@ -319,7 +343,11 @@ impl Start<'_> {
         let conduct = place.clone();
         let parts =
             Parts { own, dataplane, host, wiring, report, port, seller, key, conduct, candidates };
-        let ended = Running::new(parts, started_at).run(local.open()?, signals).await;
+        let mut running = Running::new(parts, started_at);
+        for call in held {
+            running.answer(call).await?;
+        }
+        let ended = running.run(local.open()?, signals).await;
         drop(local);
         // The lease's lock goes last.
         drop(lease);

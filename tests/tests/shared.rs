@@ -113,6 +113,12 @@ fn guests_of_an_order_on_one_host_share_its_lease() -> Result<()> {
         ensure!(!ear.hears(MARKER, Duration::from_millis(500))?, "a broadcast is heard twice");
     }
 
+    gateway.ask(&["set", "farm", "mtu=1400"])?;
+    for guest in &guests {
+        eventually("the guest's interface follows the order", PATIENCE, || {
+            Ok(guest.seat.must("ip link show dev eth0")?.contains("mtu 1400"))
+        })?;
+    }
     let shown = status(&stage, seller)?;
     let field = |name: &str| shown.iter().map(|lease| lease[name].clone()).collect::<Vec<_>>();
     ensure!(field("guest") == ["g1", "g2"] && field("state") == ["up", "up"], "{shown:?}");
@@ -221,6 +227,30 @@ fn a_lease_goes_on_for_the_others_when_its_own_guest_has_ended() -> Result<()> {
     let status = one.process.wait_end(PATIENCE)?;
     ensure!(status.success(), "the lease ended with {status}");
     gateway.process.wait_line(PATIENCE, |line| line.starts_with("g2 left"))?;
+    Ok(())
+}
+
+#[test]
+fn a_lease_that_is_interrupted_twice_ends_and_the_others_go_on() -> Result<()> {
+    let (stage, gateway, mut guests, _far) = farm(3)?;
+    let mut one = guests.remove(0);
+    one.process.signal(Signal::SIGINT)?;
+    one.process.wait_line(PATIENCE, |line| line.starts_with("the lease goes on for g2, g3 "))?;
+    std::thread::sleep(Duration::from_millis(1200));
+    one.process.signal(Signal::SIGINT)?;
+    let status = one.process.wait_end(PATIENCE)?;
+    ensure!(status.success(), "ended with {status}");
+    for guest in &guests {
+        wait_reach(&gateway.host, guest.ipv4.into(), RECOVERY_MAX)?;
+    }
+    ensure!(data_planes(guests.iter().map(|guest| &guest.process)).len() == 1);
+    // All of them are told to go before any is waited for.
+    let args = ["leave", "farm", "--state", &state_of(stage.host("seller1"))];
+    let left = stage.host("seller1").output(&stage.programs.seller, args)?;
+    ensure!(left.status.success(), "{}", String::from_utf8_lossy(&left.stderr));
+    for guest in &mut guests {
+        ensure!(guest.process.wait_end(PATIENCE)?.success());
+    }
     Ok(())
 }
 

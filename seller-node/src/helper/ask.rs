@@ -46,17 +46,6 @@ pub(crate) enum Ask {
         /// What to remove in the end.
         leftovers: Leftovers,
     },
-    /// In place of [`Ask::Ready`]: the guest shares another program's lease. Answered.
-    Share {
-        /// What to remove in the end.
-        leftovers: Leftovers,
-    },
-    /// A socket of its own, for a guest that has shared a lease until now. Answered by
-    /// [`Tell::Listening`], with what keeps the host's guard standing.
-    Listen,
-    /// A connection to the program that has this slot of the order on this host. Answered, with its
-    /// descriptor if there is such a program.
-    Call(Slot),
     /// To be let dial the ticket's addresses; replaces those that were asked for before.
     Dial(Vec<SocketAddr>),
     /// A data plane. Answered, with control's end of its socket.
@@ -77,12 +66,23 @@ pub(crate) enum Ask {
     Counts,
     /// The machine's end, which is waited for.
     EndMachine,
-    /// The guest's end: its cable goes, and what it ended in. The lease goes on for others.
-    Unplug,
     /// The lease stays when the program ends.
     Keep,
     /// The lease's file goes when the program ends: its ticket opens nothing any more.
     Forget,
+    /// In place of [`Ask::Ready`]: the guest shares another program's lease. Answered.
+    Share {
+        /// What to remove in the end.
+        leftovers: Leftovers,
+    },
+    /// A socket of its own, for a guest that has shared a lease until now. Answered by
+    /// [`Tell::Listening`], with what keeps the host's guard standing.
+    Listen,
+    /// A connection to the program that has this slot of the order on this host. Answered, with its
+    /// descriptor if there is such a program.
+    Call(Slot),
+    /// The guest's end: its cable goes, and what it ended in. The lease goes on for others.
+    Unplug,
 }
 
 /// What a guest's cable carries.

@@ -200,7 +200,8 @@ fn answer(waiting: &mut Waiting, value: Answer) {
     }
 }
 
-async fn next_call(local: &mut Local) -> Call<Request> {
+/// Returns the next local command, once they are answered at all.
+pub(super) async fn next_call(local: &mut Local) -> Call<Request> {
     match local {
         Local::Open(server) => server.call().await,
         Local::Bound(_) | Local::Moving => std::future::pending().await,

@@ -176,17 +176,7 @@ impl Lease {
                     None => bail!("the data plane has ended"),
                 },
                 event = self.host.next() => self.handle_host(event?)?,
-                Call { request, uid, answer } = local.call() => {
-                    let is_last = matches!(request, Request::Leave);
-                    let value = match request {
-                        Request::Status => json!(self.status().await?).into(),
-                        Request::Pcap { detail } => self.capture(LocalPort::GUEST, detail),
-                        Request::Share(share) => self.share(&share, uid),
-                        Request::Leave => json!({}).into(),
-                    };
-                    let _ = answer.send(value); // whoever asked may have gone
-                    is_last && self.end_own()?
-                }
+                call = local.call() => self.answer(call).await?,
                 _ = ticks.tick() => {
                     self.handle_tick()?;
                     false
@@ -197,6 +187,20 @@ impl Lease {
             }
             self.settle()?;
         }
+    }
+
+    /// Answers a local command; says whether it ends the lease.
+    pub(super) async fn answer(&mut self, call: Call<Request>) -> anyhow::Result<bool> {
+        let Call { request, uid, answer } = call;
+        let is_last = matches!(request, Request::Leave);
+        let value = match request {
+            Request::Status => json!(self.status().await?).into(),
+            Request::Pcap { detail } => self.capture(LocalPort::GUEST, detail),
+            Request::Share(share) => self.share(&share, uid),
+            Request::Leave => json!({}).into(),
+        };
+        let _ = answer.send(value); // whoever asked may have gone
+        if is_last { self.end_own() } else { Ok(false) }
     }
 
     /// ^C ends the guest, and once more the lease; any other signal ends the lease.

@@ -22,6 +22,20 @@ pub(super) fn complete(status: &mut LeaseStatus, place: String, stopped: Vec<(St
     status.reasons = drops::all_words(&status.drops);
 }
 
+/// Describes a guest that is between two leases.
+pub(super) fn away(ticket: &Ticket, place: String) -> LeaseStatus {
+    let body = ticket.body();
+    LeaseStatus {
+        order: body.order_name.to_string(),
+        id: ticket.order().to_string(),
+        guest: body.guest.to_string(),
+        attached: place,
+        path: "none".to_owned(),
+        state: "away".to_owned(),
+        ..LeaseStatus::default()
+    }
+}
+
 impl Lease {
     /// Describes the program's own guest.
     pub(super) async fn status(&mut self) -> anyhow::Result<LeaseStatus> {
