@@ -219,6 +219,8 @@ impl Helper {
             Ok((bytes, _)) if bytes.is_empty() => return None,
             Ok((bytes, fds)) => ipc::decode(&bytes).map(|question| (question, fds)),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return None,
+            // It has ended and left unread what it was told.
+            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => return None,
             Err(error) => Err(error),
         };
         match received {

@@ -417,3 +417,31 @@ fn a_control_process_that_never_stops_asking_hides_nothing() -> Result<()> {
     ensure!(after < Duration::from_secs(2), "the wire went down after {after:?}");
     Ok(())
 }
+
+#[test]
+fn a_data_plane_that_dies_takes_its_own_lease_and_no_other() -> Result<()> {
+    let mut stage = Stage::build(&["buyer", "seller1"])?;
+    let farm = stage.open("buyer", "farm", &SUBNET)?;
+    let barn = stage.open("buyer", "barn", &["--subnet", "10.78.0.0/24"])?;
+    let (ticket, seat) = (farm.invite_file()?, stage.lab.guest("guest1")?);
+    let seller = stage.host("seller1").clone();
+    let mut dying = Guest::join(&stage.programs, &seller, &seat, &ticket, &[])?;
+    let mut other = stage.join(&barn, "seller1", "guest2")?;
+    let before = parts(&other.process)?;
+    // As a panic ends it, and as an intruder's forbidden call does.
+    for signal in [Signal::SIGABRT, Signal::SIGSYS] {
+        let plane = parts(&dying.process)?[&Part::DataPlane];
+        kill(Pid::from_raw(plane.try_into()?), signal)?;
+        let end = dying.process.wait_end(PATIENCE)?;
+        let log = dying.process.log();
+        ensure!(!end.success() && log.contains("the data plane has ended"), "{end}: {log}");
+        ensure!(other.process.is_running(), "the other lease has ended as well");
+        ensure!(parts(&other.process)? == before, "the other lease has other processes");
+        ensure!(reaches(&other.seat, barn.ipv4.into())?, "the other guest is cut off");
+        eventually("its guest's interface is gone", PATIENCE, || {
+            Ok(seat.interfaces()?.is_empty())
+        })?;
+        dying = Guest::join(&stage.programs, &seller, &seat, &ticket, &[])?;
+    }
+    Ok(())
+}

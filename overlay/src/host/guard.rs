@@ -323,7 +323,8 @@ impl Guard {
         ]
     }
 
-    /// Opens a ticket's address to TCP freely: its key is proved.
+    /// Opens a ticket's address to TCP freely: its key is proved. What it has had until then is
+    /// forgotten, so that a lease that is started again finds it as before.
     ///
     /// # Errors
     /// [`Refused::NotGiven`] for others, or that the kernel does not take it.
@@ -335,6 +336,14 @@ impl Guard {
         let mut script = Script::default();
         script.put(&Element::tcp(Tcp::Proven, addr), self.alive_for);
         script.run()?;
+        for spent in Element::spent_tcp(addr) {
+            if spent.find()?.is_some() {
+                let mut script = Script::default();
+                script.take(&spent);
+                // It may have been forgotten meanwhile.
+                let _ = script.run();
+            }
+        }
         if !self.tcp_proven.contains(&addr) {
             self.tcp_proven.push(addr);
         }
@@ -509,7 +518,8 @@ impl Guard {
         Ok(())
     }
 
-    /// Takes back what this lease brought. Name servers and the control process's user may be
+    /// Takes back what this lease brought. What the kernel hears stays proven for [`HEARD_FOR`]: a
+    /// lease that is started again would spend what unproven addresses may be sent. Name servers and the control process's user may be
     /// others' as well; so may a ticket's TCP addresses, which the other renews.
     fn removal_of_lease(&self) -> Script {
         let mut script = Script::default();
@@ -521,7 +531,11 @@ impl Guard {
             script.take(element);
         }
         for addr in self.proven.keys() {
-            script.take(&Element::path(Path::Proven, port, *addr));
+            let proven = Element::path(Path::Proven, port, *addr);
+            match self.is_heard(*addr) {
+                Ok(true) => script.put(&proven, HEARD_FOR.min(self.alive_for)),
+                Ok(false) | Err(_) => script.take(&proven),
+            }
         }
         script
     }

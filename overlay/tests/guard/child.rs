@@ -224,7 +224,13 @@ fn what_a_killed_helper_left_holds_until_the_next_one_takes_it_over() {
     let second = lab.host.run(|| Guard::join(spec(PORT + 1))).expect("it stands");
     lab.host.run(|| drop(guard));
     let proven = list(&lab, "proven4");
-    assert!(!proven.contains(&kept), "it outlives the lease that took it over: {proven}");
+    assert!(proven.contains(&format!("{kept} timeout 1m ")), "it is to stay a minute: {proven}");
+    lab.host.sh(&format!("nft flush set inet {TABLE} live4"));
+    lab.host.sh(&format!("nft flush set inet {TABLE} heard4"));
+    let guard = lab.host.run(|| Guard::join(spec(PORT))).expect("it takes over");
+    let proven = list(&lab, "proven4");
+    assert!(!proven.contains(&kept), "it fell silent: {proven}");
+    lab.host.run(|| drop(guard));
     lab.host.run(|| drop(second));
     assert!(!has_table(&lab) && locks(&lab).is_empty());
 }

@@ -269,6 +269,6 @@ fn hostile(kind: &Kind) -> Row {
         tried: 2 * frames.len(),
         seen: *seen,
         stopped_by: format!("rule {}; alone, policy {}", first(by_rules), first(by_policy)),
-        is_held: *seen == 0 && !by_rules.is_empty(),
+        is_held: *seen == 0 && !by_rules.is_empty() && !by_policy.is_empty(),
     }
 }

@@ -82,6 +82,14 @@ impl Element {
         Self { set: format!("{}{}", set.name(), version(addr.ip())), key }
     }
 
+    /// What an unproven address has had of TCP: connections begun, and bytes.
+    pub(super) fn spent_tcp(addr: SocketAddr) -> [Self; 2] {
+        ["syn", "tcp"].map(|name| Self {
+            set: format!("{name}_spent{}", version(addr.ip())),
+            key: format!("{} . {}", addr.ip(), addr.port()),
+        })
+    }
+
     pub(super) fn lan(port: u16, net: IpAddr, len: u8) -> Self {
         Self { set: format!("lan{}", version(net)), key: format!("{port} . {net}/{len}") }
     }

@@ -91,6 +91,12 @@ fn put(cable: &OwnedFd, frame: &[u8]) {
     write(cable, &[&[0; 12], frame].concat()).expect("room");
 }
 
+/// Waits until frames go out to the peer: what was in the cable before is not for it.
+fn is_served(mut peer: &UnixStream, cable: &OwnedFd) {
+    peer.write_all(&record(b"true")).expect("written");
+    assert_eq!(take(cable), b"true");
+}
+
 /// Reads one frame as the peer does.
 fn hear(mut peer: &UnixStream) -> Vec<u8> {
     peer.set_read_timeout(Some(PATIENCE)).expect("a timeout");
@@ -159,9 +165,7 @@ fn a_lie_ends_that_connection_only() {
     }
     let mut peer = UnixStream::connect(folder.socket()).expect("listens");
     expect(&news, "Up");
-    // What was in the cable before it is served is not for it.
-    peer.write_all(&record(b"true")).expect("written");
-    assert_eq!(take(&cable), b"true");
+    is_served(&peer, &cable);
     peer.write_all(&[0, 0, 0, 9, 1]).expect("written"); // half a frame, for ever
     put(&cable, b"goes out all the same");
     assert_eq!(hear(&peer), b"goes out all the same");
@@ -215,6 +219,7 @@ fn the_segments_of_a_super_frame_are_whole_frames() {
     let (_port, cable, news) = start(&folder.socket());
     let peer = UnixStream::connect(folder.socket()).expect("listens");
     expect(&news, "Up");
+    is_served(&peer, &cable);
     let ip = [0x45, 0, 0x0b, 0xe0, 0, 7, 0, 0, 64, 6, 0, 0, 10, 77, 0, 10, 10, 77, 0, 11];
     let tcp = [0x9c, 0x40, 0, 22, 0, 0, 0, 1, 0, 0, 0, 2, 0x50, 16, 2, 0, 0, 0, 0, 0];
     let header = [1, 1, 54, 0, 0xe8, 3, 34, 0, 16, 0, 0, 0];

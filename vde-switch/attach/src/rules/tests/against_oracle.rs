@@ -47,6 +47,9 @@ const LEFT: [DropReason; 20] = [
     DropReason::BadFragment,
 ];
 
+/// Least length of a frame on a wire, without its checksum.
+const FRAME_LEN_MIN: usize = 60;
+
 /// Numbers that look random (xorshift, Marsaglia 2003).
 struct Dice(u64);
 
@@ -180,6 +183,18 @@ fn kept(frame: &[u8]) -> Option<()> {
     }
 }
 
+/// Whether bytes stand behind the packet, which no system sends but as padding of a short frame.
+fn hides(frame: &[u8]) -> bool {
+    let word = |at: usize| Some(usize::from(u16::from_be_bytes(*frame.get(at..)?.first_chunk()?)));
+    let len = match word(12) {
+        Some(0x0800) => word(16).map(|len| 14 + len),
+        Some(0x86dd) => word(18).map(|len| 54 + len),
+        Some(0x0806) => Some(42),
+        _ => None,
+    };
+    len.is_some_and(|len| frame.len() > len.max(FRAME_LEN_MIN))
+}
+
 #[test]
 #[expect(clippy::disallowed_methods, reason = "which frames are tried may be said")]
 fn changed_frames_pass_if_they_are_legal_and_break_no_promise_if_they_pass() {
@@ -190,7 +205,7 @@ fn changed_frames_pass_if_they_are_legal_and_break_no_promise_if_they_pass() {
         let seed = std::env::var("OVERLAY_SEED").ok().and_then(|seed| seed.parse().ok());
         let seed = seed.unwrap_or(0x006f_766c_7769_7265);
         let mut dice = Dice(seed);
-        let (mut passed, mut admitted) = (0, 0);
+        let (mut passed, mut admitted, mut hidden) = (0, 0, 0);
         let mut left: BTreeMap<&'static str, usize> = BTreeMap::new();
         let mut violations = Vec::new();
         for _ in 0..FRAMES {
@@ -207,6 +222,11 @@ fn changed_frames_pass_if_they_are_legal_and_break_no_promise_if_they_pass() {
             passed += usize::from(passes);
             admitted += usize::from(legal);
             let what = match (passes, legal) {
+                // What is behind a packet is cut by the port policy; here it may be looked at.
+                (false, true) if hides(&one.frame) => {
+                    hidden += 1;
+                    continue;
+                }
                 (false, true) => "stopped, and legal".to_owned(),
                 (true, _) if kept(&one.frame).is_none() => "a promise is broken".to_owned(),
                 (true, false) => match one.policy() {
@@ -226,7 +246,8 @@ fn changed_frames_pass_if_they_are_legal_and_break_no_promise_if_they_pass() {
         }
         eprintln!(
             "{FRAMES} frames tried (OVERLAY_SEED={seed}), {admitted} legal, {passed} passed, \
-             {} violations; left to the port policy: {left:?}",
+             {} violations; {hidden} stopped for bytes behind the packet; left to the port policy: \
+             {left:?}",
             violations.len()
         );
         violations.truncate(20);
