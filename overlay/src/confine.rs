@@ -34,6 +34,9 @@ const SERVICE_ID: u32 = 0x6fff_0000;
 const DATA_PLANES_MIN: u32 = 0x6ffe_0000;
 /// Users of pumps begin here; the number of their lease's UDP port is added.
 const PUMPS_MIN: u32 = 0x6ffd_0000;
+/// Users of pumps whose guest shares another program's lease begin here; the number of the process
+/// that started them is added, at most 2^22.
+const LONE_PUMPS_MIN: u32 = 0x7040_0000;
 
 /// Returns the user of the control process.
 ///
@@ -60,6 +63,15 @@ pub fn data_plane_user(port: u16) -> Result<(u32, u32), NoUser> {
 /// As [`data_plane_user`].
 pub fn pump_user(port: u16) -> Result<(u32, u32), NoUser> {
     numbered(PUMPS_MIN, port)
+}
+
+/// As [`pump_user`], beside the data plane of another program: for the process that has started it.
+///
+/// # Errors
+/// As [`data_plane_user`].
+pub fn lone_pump_user(process: u32) -> Result<(u32, u32), NoUser> {
+    let wanted = LONE_PUMPS_MIN + process;
+    if is_mapped(wanted) { Ok((wanted, wanted)) } else { service_user() }
 }
 
 fn numbered(first: u32, port: u16) -> Result<(u32, u32), NoUser> {
@@ -136,5 +148,6 @@ mod tests {
     fn no_two_data_planes_of_a_host_share_a_user() {
         assert_ne!(data_plane_user(7770), data_plane_user(7771));
         assert_ne!(data_plane_user(65535), service_user());
+        assert_ne!(lone_pump_user(1 << 22), pump_user(0));
     }
 }

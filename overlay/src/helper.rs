@@ -186,7 +186,8 @@ impl Helper {
         while let Some(signal) = self.signals.read_signal()? {
             if signal.ssi_signo != Signal::SIGCHLD as u32 {
                 self.told = true;
-                self.signal_control(Signal::SIGTERM);
+                let by_hand = signal.ssi_signo == Signal::SIGINT as u32;
+                self.signal_control(if by_hand { Signal::SIGINT } else { Signal::SIGTERM });
             }
         }
         if self.ended.is_none() {

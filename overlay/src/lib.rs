@@ -1,6 +1,7 @@
 //! Runs what `overlay-proto` decides on real sockets, threads and clocks.
 
 pub mod capture;
+pub mod channel;
 pub mod clock;
 pub mod confine;
 pub mod datakey;

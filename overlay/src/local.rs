@@ -55,6 +55,8 @@ const CALLS_MAX: usize = 16;
 pub struct Call<Q> {
     /// What was asked.
     pub request: Q,
+    /// Which user asks, as the kernel knows it.
+    pub uid: u32,
     /// Takes the answer; dropped, the asker is told that there is none.
     pub answer: oneshot::Sender<Answer>,
 }
@@ -172,6 +174,7 @@ async fn serve<Q: DeserializeOwned>(
     stream: AsyncUnixStream,
     calls: mpsc::Sender<Call<Q>>,
 ) -> io::Result<()> {
+    let uid = stream.peer_cred()?.uid();
     let (reading, mut writing) = stream.into_split();
     let mut reading = AsyncBufReader::new(reading);
     loop {
@@ -185,7 +188,7 @@ async fn serve<Q: DeserializeOwned>(
             Err(error) => json!({ "error": format!("no such request: {error}") }).into(),
             Ok(request) => {
                 let (sender, receiver) = oneshot::channel();
-                let asked = calls.send(Call { request, answer: sender }).await.is_ok();
+                let asked = calls.send(Call { request, uid, answer: sender }).await.is_ok();
                 let answered = tokio::time::timeout(ANSWER_AFTER_MAX, receiver).await;
                 match answered {
                     Ok(Ok(answer)) if asked => answer,
@@ -230,18 +233,18 @@ impl Client {
     /// # Errors
     /// [`LocalError::Connect`], when it is there and may not be used.
     pub fn connect(path: &Path) -> Result<Option<Self>, LocalError> {
-        let connected = with_short_path(path, UnixStream::connect).and_then(|stream| {
-            stream.set_read_timeout(Some(ANSWER_AFTER_MAX))?;
-            stream.set_write_timeout(Some(ANSWER_AFTER_MAX))?;
-            Ok(stream)
-        });
-        match connected {
-            Ok(stream) => Ok(Some(Self { stream: BufReader::new(stream) })),
-            Err(error) => match error.kind() {
-                io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => Ok(None),
-                _ => Err(LocalError::Connect { path: path.to_owned(), source: error }),
-            },
-        }
+        let connected = dial(path).and_then(|stream| stream.map(Self::over).transpose());
+        connected.map_err(|source| LocalError::Connect { path: path.to_owned(), source })
+    }
+
+    /// Asks over a connection that was [`dial`]led, perhaps by another process.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn over(stream: UnixStream) -> io::Result<Self> {
+        stream.set_read_timeout(Some(ANSWER_AFTER_MAX))?;
+        stream.set_write_timeout(Some(ANSWER_AFTER_MAX))?;
+        Ok(Self { stream: BufReader::new(stream) })
     }
 
     /// Asks and waits for the answer.
@@ -258,6 +261,18 @@ impl Client {
     /// # Errors
     /// As [`Client::ask`]; an answer without a descriptor is none.
     pub fn ask_fd(&mut self, request: &impl Serialize) -> Result<(Value, OwnedFd), LocalError> {
+        let (value, fd) = self.ask_for_fd(request)?;
+        Ok((value, fd.ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData))?))
+    }
+
+    /// Asks for a descriptor, which may come with the answer.
+    ///
+    /// # Errors
+    /// As [`Client::ask`].
+    pub fn ask_for_fd(
+        &mut self,
+        request: &impl Serialize,
+    ) -> Result<(Value, Option<OwnedFd>), LocalError> {
         self.say(request)?;
         let mut buffer = vec![0; FIRST_PART_LEN_MAX];
         let mut space = cmsg_space!([RawFd; 1]);
@@ -275,9 +290,7 @@ impl Client {
         }
         let len = received.bytes;
         buffer.truncate(len);
-        let value = self.read_answer(buffer)?;
-        let fd = fds.into_iter().next();
-        Ok((value, fd.ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData))?))
+        Ok((self.read_answer(buffer)?, fds.into_iter().next()))
     }
 
     fn say(&mut self, request: &impl Serialize) -> Result<(), LocalError> {
@@ -320,6 +333,20 @@ pub enum LocalError {
     /// It went away, or did not answer in time.
     #[error("the running program did not answer")]
     Io(#[from] io::Error),
+}
+
+/// Connects to a program's socket; `None` if no program listens there.
+///
+/// # Errors
+/// The system's, when it is there and may not be used.
+pub fn dial(path: &Path) -> io::Result<Option<UnixStream>> {
+    match with_short_path(path, UnixStream::connect) {
+        Ok(stream) => Ok(Some(stream)),
+        Err(error) => match error.kind() {
+            io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => Ok(None),
+            _ => Err(error),
+        },
+    }
 }
 
 /// Calls `f` with a path that fits into a socket address (108 bytes), however long `path` is.

@@ -50,7 +50,7 @@ pub const CONNECTIONS_MAX: u32 = 1024;
 /// Of these, from one address: a site behind one NAT with all guests of a /24.
 pub const CONNECTIONS_PER_ADDRESS_MAX: usize = 256;
 
-/// Connections of one key: leases of one host in one order, and one more while they reconnect.
+/// Connections of one key: guests of one host in one order, and some more while they reconnect.
 pub const CONNECTIONS_PER_PEER_MAX: u32 = 16;
 
 /// Streams that one connection may have open: join, member, identify, ping, each twice, and as many

@@ -1,10 +1,12 @@
 //! What other commands ask a running `overlay-seller join`, over its local socket.
 
+use std::fmt;
+
 use overlay_proto::control::Detail;
 use serde::{Deserialize, Serialize};
 
 /// A request.
-#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(tag = "do", rename_all = "lowercase")]
 pub(crate) enum Request {
     /// Answered by a [`LeaseStatus`].
@@ -16,10 +18,43 @@ pub(crate) enum Request {
     },
     /// Answered by `{}`; then the program leaves the order and ends.
     Leave,
+    /// Asked by the program of another guest of the order: to take that guest into this lease.
+    /// Answered by [`Shares`], with one end of a channel (`join::share`) if it does.
+    Share(Share),
+}
+
+/// The guest that is to share a lease.
+#[derive(Clone, Serialize, Deserialize)]
+pub(crate) struct Share {
+    /// The text of its ticket.
+    pub(crate) ticket: String,
+    /// Whether its seller's host is to speak to the buyer alone.
+    pub(crate) only_buyer: bool,
+    /// Whether addresses of the local network may be dialled and named.
+    pub(crate) lan: bool,
+    /// For how many seconds the guest waits for a gateway that is not heard.
+    pub(crate) keep_s: u64,
+}
+
+/// Leaves the ticket out, since its secret is in it.
+impl fmt::Debug for Share {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { ticket: _, only_buyer, lan, keep_s } = self;
+        write!(f, "Share(only_buyer: {only_buyer}, lan: {lan}, keep_s: {keep_s})")
+    }
+}
+
+/// Whether a guest is taken into a lease.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Shares {
+    /// Whose lease it is; `None` if the guest is to have a lease of its own.
+    pub(crate) of: Option<String>,
+    /// Why not, in words.
+    pub(crate) why: Option<String>,
 }
 
 /// A lease as it is now.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct LeaseStatus {
     /// Its order's name.
     pub(crate) order: String,
@@ -44,7 +79,7 @@ pub(crate) struct LeaseStatus {
     /// Other members of the order, the buyer included.
     pub(crate) members: usize,
     /// `up`, `data` (no control connection), `control` (no data yet), `away` (neither), `suspended`
-    /// (the grant ran out) or `stopped`.
+    /// (the grant ran out), `left` (its guest has ended, others share its lease) or `stopped`.
     pub(crate) state: String,
     /// Seconds that its grant still lives; `None` if it ran out or the lease does not run.
     pub(crate) lease_left_s: Option<u64>,

@@ -113,7 +113,7 @@ pub(crate) struct Place {
 }
 
 /// How a guest's host behaves.
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub(crate) struct Conduct {
     /// Listens here [default: all addresses, port 7770 or the next free one]
     #[arg(long, value_name = "IP:PORT")]

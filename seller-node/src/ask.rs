@@ -133,27 +133,29 @@ pub(crate) fn pcap(state: Option<&Path>, args: &Pcap) -> anyhow::Result<Exit> {
 
 pub(crate) fn leave(state: Option<&Path>, args: &Leave) -> anyhow::Result<Exit> {
     let state = StateDir::find(state)?;
-    let mut left = 0;
+    // All are told before any is waited for: one may have the lease that others share.
+    let mut left = Vec::new();
     for name in state.names(Kind::Lease) {
         let socket = state.socket_path(Kind::Lease, &name);
         let Some(mut client) = Client::connect(&socket)? else { continue };
         let lease = ask_status(&mut client)?;
         let meant = |order: &String| *order == lease.order || *order == lease.id;
-        if !args.order.as_ref().is_none_or(meant) {
-            continue;
+        if args.order.as_ref().is_none_or(meant) {
+            client.ask(&Request::Leave)?;
+            left.push((lease.guest, socket));
         }
-        client.ask(&Request::Leave)?;
-        left += 1;
-        let asked_at = clock::now();
-        while Client::connect(&socket)?.is_some() {
+    }
+    let asked_at = clock::now();
+    for (guest, socket) in &left {
+        while Client::connect(socket)?.is_some() {
             if clock::now() - asked_at > LEAVE_AFTER_MAX {
-                let text = format!("guest {} was told to leave and is still there", lease.guest);
+                let text = format!("guest {guest} was told to leave and is still there");
                 return Err(Fault::new(Exit::Failed, text).into());
             }
             thread::sleep(Duration::from_millis(20));
         }
     }
-    match (&args.order, left) {
+    match (&args.order, left.len()) {
         (Some(order), 0) => {
             let text =
                 format!("no guest of order {order} is joined here: see overlay-seller status");

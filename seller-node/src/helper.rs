@@ -11,6 +11,9 @@
 //! ends with exit code 5. What confines the data plane is watched as well: while the guard does not
 //! stand, the data plane is stopped.
 //!
+//! A guest may share the lease of another program, which has the guard's part and the data plane;
+//! the helper then makes the guest's wire alone. When that lease ends, it makes the rest as well.
+//!
 //! # Limits
 //! A question that cannot be carried out is answered by its reason; one that no control process of
 //! this program asks ends the lease.
@@ -27,13 +30,17 @@ use overlay::clock;
 use overlay::confine::data_plane_user;
 use overlay::exit::{Exit, exit_of, text_of};
 use overlay::helper::Helper;
+use overlay::local;
+use overlay::ports::{self, Listening};
+use overlay::state::{Kind, StateDir};
 use overlay_proto::dial::DialRules;
-use overlay_proto::order::{MTU_MAX, MTU_MIN, ROUTES_MAX};
+use overlay_proto::order::{MTU_MAX, MTU_MIN, OrderId, ROUTES_MAX};
 use overlay_proto::ticket::ADDRESSES_MAX;
 
 use self::ask::{Ask, Machine, Tell, Wiring};
 use self::egress::Egress;
 use self::seat::{News, Seat};
+use crate::join::lease;
 use crate::run::launch::Started;
 
 /// How often what is plugged in is looked at.
@@ -51,6 +58,10 @@ pub(crate) struct Desk {
     pub(crate) rules: DialRules,
     /// The control process's user.
     pub(crate) user: (u32, u32),
+    /// Where the local sockets of other guests are.
+    pub(crate) state: StateDir,
+    /// Of which order those are that may be called.
+    pub(crate) order: OrderId,
 }
 
 /// What it has come to.
@@ -60,6 +71,8 @@ struct Lease {
     socket: Option<(OwnedFd, u16)>,
     /// What that may send to.
     egress: Option<Egress>,
+    /// Whether the guest began in another program's lease.
+    is_shared: bool,
     is_plugged: bool,
     is_started: bool,
 }
@@ -118,13 +131,32 @@ impl Desk {
         fds: Vec<OwnedFd>,
     ) -> anyhow::Result<()> {
         match question {
-            Ask::Ready { port, leftovers } if lease.socket.is_none() => {
+            Ask::Ready { port, leftovers } if lease.socket.is_none() && !lease.is_shared => {
                 let udp = fds.into_iter().next().context("no socket came with the first words")?;
                 helper.set_leftovers(leftovers);
                 let egress = Egress::open(&udp, port, self.user.0, &self.rules)?;
                 let hold = egress.hold()?;
                 (lease.egress, lease.socket) = (Some(egress), Some((udp, port)));
                 helper.tell(&Tell::Done, &[hold.as_fd()]);
+            }
+            Ask::Share { leftovers } if lease.socket.is_none() && !lease.is_shared => {
+                helper.set_leftovers(leftovers);
+                lease.is_shared = true;
+                helper.tell(&Tell::Done, &[]);
+            }
+            Ask::Listen if lease.socket.is_none() && lease.is_shared => {
+                let Listening { udp, port, .. } = ports::listen(&[], None)?;
+                let udp = OwnedFd::from(udp);
+                let egress = Egress::open(&udp, port, self.user.0, &self.rules)?;
+                let hold = egress.hold()?;
+                (lease.egress, lease.socket) = (Some(egress), Some((udp, port)));
+                helper.tell(&Tell::Listening(port), &[hold.as_fd()]);
+            }
+            Ask::Call(slot) if lease.is_shared => {
+                let name = lease::name_of(self.order, slot);
+                let called = local::dial(&self.state.socket_path(Kind::Lease, &name))?;
+                let fds: Vec<_> = called.iter().map(AsFd::as_fd).collect();
+                helper.tell(&Tell::Done, &fds);
             }
             Ask::Dial(addresses) => {
                 if let Some(egress) = &mut lease.egress {
@@ -142,9 +174,12 @@ impl Desk {
             }
             Ask::Plug(wiring) if !lease.is_plugged => {
                 check(&wiring)?;
-                let (_, port) = lease.socket.as_ref().context("no socket yet")?;
+                let port = lease.socket.as_ref().map(|(_, port)| *port);
+                if port.is_none() && !lease.is_shared {
+                    bail!("the control process asks out of turn");
+                }
                 lease.is_plugged = true;
-                let cable = self.seat.plug(&wiring, *port)?;
+                let cable = self.seat.plug(&wiring, port)?;
                 helper.tell(&Tell::Done, &[cable.as_fd()]);
                 if let Some(machine) = self.seat.machine() {
                     let started = machine.start()?;
@@ -183,16 +218,21 @@ impl Desk {
                     machine.ask_to_end(clock::now());
                 }
             }
+            Ask::Unplug => {
+                self.end_machine(helper);
+                self.seat = Seat::Gone;
+            }
             Ask::Keep => helper.keep(),
             Ask::Forget => helper.forget(),
             Ask::Ready { .. }
+            | Ask::Share { .. }
+            | Ask::Listen
+            | Ask::Call(_)
             | Ask::Start
             | Ask::Plug(_)
             | Ask::Follow(_)
             | Ask::Open
-            | Ask::Counts => {
-                bail!("the control process asks out of turn")
-            }
+            | Ask::Counts => bail!("the control process asks out of turn"),
         }
         Ok(())
     }

@@ -5,22 +5,34 @@
 //! ticket, namespace, state, port, dial rules. Then the program becomes two: the helper
 //! ([`crate::helper`]) stays root, the rest opens what is the node's (key, lease, port, local
 //! socket) and leaves root. It dials the gateway and shows it the ticket; what that grants is
-//! verified; only then the guest gets its interface. [`serve::Member`] is the one event loop that
+//! verified; only then the guest gets its interface. [`serve::Lease`] is the one event loop that
 //! moves messages between control connection, helper, data plane and local commands.
+//!
+//! Where another program of this host has a lease of the same order, the guest shares it ([`find`],
+//! [`beside`]): that program shows the ticket and has the data plane, this one has the guest and
+//! its wire. When the other's lease ends, the guest gets a place by another way ([`Way`]): that of
+//! whoever was first to have a lease of its own, or by its own.
 //!
 //! # Limits
 //! One guest a process. Several processes share a state directory: each has its own lease file.
 
+mod beside;
 mod dial;
+mod find;
+mod guest;
 mod hands;
 pub(crate) mod lease;
 mod link;
+mod news;
+mod others;
 mod report;
 mod serve;
+mod share;
+mod status;
 mod story;
 
 use std::net::SocketAddr;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::time::Duration;
 
@@ -43,13 +55,19 @@ use overlay_proto::membership::{Membership, SellerHost};
 use overlay_proto::messages::{JoinReply, RefuseReason, Welcome};
 use overlay_proto::names::Name;
 use overlay_proto::ticket::Ticket;
+use serde_json::json;
 use tokio::runtime;
+use vde_switch::time::Instant;
 
+use self::beside::Left;
+use self::find::Shared;
+use self::guest::Guest;
 use self::hands::{Facts, Host};
 use self::lease::Lease;
 use self::link::{Link, LinkEvent};
 use self::report::Report;
-use self::serve::{Member, Parts};
+use self::serve::{Lease as Running, Parts};
+use crate::api::Request;
 use crate::args::{Conduct, Join, Place, Resume};
 use crate::helper::Desk;
 use crate::helper::ask::{Ask, Tell, Wiring};
@@ -94,9 +112,11 @@ pub(crate) fn join(
         let (program, accel, console) = machine.facts();
         Facts { program, accel, console }
     });
+    let calls = StateDir::find(state)?;
     let hands = match helper::split()? {
         Part::Helper(helper) => {
-            return Ok(crate::helper::serve(helper, Desk { seat, rules, user }));
+            let desk = Desk { seat, rules, user, state: calls, order: ticket.order() };
+            return Ok(crate::helper::serve(helper, desk));
         }
         Part::Control(hands) => hands,
     };
@@ -106,30 +126,93 @@ pub(crate) fn join(
     let state = StateDir::open(state)?;
     let key = state.node_key()?;
     let lease = Lease::open(&state, &ticket)?;
-    let remembered = Some(lease.stored.port).filter(|port| *port != 0);
-    let listening = ports::listen(place.listen.as_slice(), remembered)?;
+    let shared = find::lease(&state, &ticket, place);
     let socket = state.socket_path(Kind::Lease, &lease::name(&ticket));
     let bound = Bound::at(&socket)
         .with_context(|| format!("{} cannot be listened on", socket.display()))?;
     let file = vec![lease.path.clone()];
     let unless_kept = if lease.is_new { file.clone() } else { Vec::new() };
     let leftovers = Leftovers { always: vec![socket], unless_kept, if_forgotten: file };
-    let Listening { udp, tcp: _, port } = listening;
-    hands.ask(&Ask::Ready { port, leftovers }, &[udp.as_fd()])?;
+    let way = match shared {
+        Some(shared) => {
+            hands.ask(&Ask::Share { leftovers }, &[])?;
+            Way::Shared(shared)
+        }
+        None => {
+            let remembered = Some(lease.stored.port).filter(|port| *port != 0);
+            let Listening { udp, tcp: _, port } =
+                ports::listen(place.listen.as_slice(), remembered)?;
+            hands.ask(&Ask::Ready { port, leftovers }, &[udp.as_fd()])?;
+            Way::Own(port)
+        }
+    };
     // What comes with the answer keeps the host's guard standing until this process is gone.
     let (answer, _guarded) = hands.wait()?;
     if let Tell::Refused { exit, text } = answer {
         return Err(hands::fault(exit, text).into());
     }
-    drop(udp);
     hands.leave_root(user, false).context("this process cannot give up its rights")?;
 
-    let host = Host::new(hands, words, facts);
-    let start = Start { host, place, rules, ticket, key, lease, bound, port };
     let runtime = runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
-    let ended = runtime.block_on(serve(start));
+    let ended = runtime.block_on(async {
+        let start = Start {
+            host: Host::new(hands, words, facts),
+            place,
+            rules,
+            ticket,
+            key,
+            lease,
+            report: if place.json { Report::Json } else { Report::Text },
+            signals: Signals::listen()?,
+            local: Local::Bound(bound),
+            guest: Plugged::default(),
+            started_at: clock::now(),
+        };
+        start.run(way).await
+    });
     runtime.shutdown_timeout(SHUTDOWN_AFTER);
     ended.map(|()| Exit::Done)
+}
+
+/// How a guest has its place.
+enum Way {
+    /// By a lease of its own, at this port.
+    Own(u16),
+    /// By that of another program.
+    Shared(Shared),
+}
+
+/// The local socket: nobody is answered before the guest has its place.
+enum Local {
+    Bound(Bound),
+    Open(Server<Request>),
+    /// In between.
+    Moving,
+}
+
+impl Local {
+    /// Answers from here on.
+    fn open(&mut self) -> anyhow::Result<&mut Server<Request>> {
+        let server = match std::mem::replace(self, Self::Moving) {
+            Self::Bound(bound) => Server::listen(bound),
+            Self::Open(server) => Ok(server),
+            Self::Moving => bail!("the local socket is gone"),
+        };
+        *self = Self::Open(server.context("the local socket cannot be listened on")?);
+        match self {
+            Self::Open(server) => Ok(server),
+            Self::Bound(_) | Self::Moving => bail!("the local socket is gone"),
+        }
+    }
+}
+
+/// What a guest has that is plugged in, whichever lease it is in.
+#[derive(Default)]
+struct Plugged {
+    /// What its cable carries, and the data plane's end of it.
+    cable: Option<(Wiring, OwnedFd)>,
+    /// Whether its user was told that it has joined.
+    is_joined: bool,
 }
 
 /// What the control process has when it leaves root.
@@ -139,72 +222,146 @@ struct Start<'a> {
     rules: DialRules,
     ticket: Ticket,
     key: NodeKey,
+    /// Its lock is held until the end.
     lease: Lease,
-    bound: Bound,
-    port: u16,
+    report: Report,
+    signals: Signals,
+    local: Local,
+    guest: Plugged,
+    started_at: Instant,
 }
 
-async fn serve(start: Start<'_>) -> anyhow::Result<()> {
-    let Start { mut host, place, rules, ticket, key, mut lease, bound, port } = start;
-    let started_at = clock::now();
-    let mut signals = Signals::listen()?;
-    let gateway = dial::gateway_addresses(&ticket.body().addresses, &rules).await?;
-    host.say(&Ask::Dial(gateway.clone()))?;
-    let candidates = own_candidates(place, &rules, port);
-    let (buyer, slot) = (ticket.buyer(), ticket.body().slot);
-    let own = SellerHost {
-        seller: key.id(),
-        data_key: lease.stored.data_key.public(),
-        only_buyer: place.only_buyer,
-        rules,
-        gateway: gateway.clone(),
-    };
-    let mut membership = Membership::new(ticket.clone(), own);
-    let mut link = Link::new(key, gateway, buyer);
-    let welcome = tokio::select! {
-        welcome = first_join(&mut membership, &mut link, &host) => welcome,
-        () = signals.any() => return Ok(()),
-    };
-    let welcome = match welcome {
-        Err(error) if error.is::<Evicted>() => {
-            host.say(&Ask::Forget)?;
-            return Err(error);
+impl Start<'_> {
+    /// Serves the guest in whatever lease it has its place by, until its end.
+    async fn run(mut self, mut way: Way) -> anyhow::Result<()> {
+        loop {
+            match way {
+                Way::Own(port) => return self.own(port).await,
+                Way::Shared(shared) => match self.beside(shared).await? {
+                    Left::Ended => return Ok(()),
+                    Left::Alone => way = self.next_way().await?,
+                },
+            }
         }
-        welcome => welcome?,
-    };
-    let commands = membership.handle_welcome(&welcome, clock::now())?;
-    let (Some(grant), Some(config)) = (membership.grant(), membership.config()) else {
-        bail!("the gateway granted nothing");
-    };
-    let (station, limits) = (grant.station, grant.limits);
-    let wiring = Wiring { station, segment: config.segment, routes: config.routes.clone() };
-    let cable = host.ask_fd(&Ask::Plug(wiring.clone())).await?;
-    lease.keep(&ticket, port)?;
-    host.say(&Ask::Keep)?;
+    }
 
-    let socket = host.ask_fd(&Ask::Start).await?;
-    let dataplane = DataPlane::over(socket, &lease.stored.data_key, slot)
-        .context("the data plane does not start")?;
-    tell(&dataplane, &commands)?;
-    dataplane.attach(LocalPort::GUEST, vec![station], limits, cable)?;
-    let hello = membership.hello(candidates.clone()).context("the gateway granted nothing")?;
-    link.open(hello);
-    let mut local = Server::listen(bound).context("the local socket cannot be listened on")?;
-    let report = if place.json { Report::Json } else { Report::Text };
-    let keep = place.keep;
-    let parts = Parts { membership, link, dataplane, host, wiring, report, candidates, port, keep };
-    let ended = Member::new(parts, started_at).run(&mut local, signals).await;
-    drop(local);
-    // The lease's lock goes last.
-    drop(lease);
-    ended
+    /// Makes the guest's cable, or has it follow, and keeps the lease's file from here on.
+    async fn plug(&mut self, wiring: Wiring, port: Option<u16>) -> anyhow::Result<OwnedFd> {
+        let cable = match self.guest.cable.take() {
+            Some((known, _)) if known.station != wiring.station => {
+                bail!("the guest has other addresses than before");
+            }
+            Some((known, cable)) => {
+                if known != wiring {
+                    self.host.say(&Ask::Follow(wiring.clone()))?;
+                }
+                if let Some(port) = port {
+                    self.lease.keep(&self.ticket, port)?;
+                }
+                cable
+            }
+            None => {
+                let cable = self.host.ask_fd(&Ask::Plug(wiring.clone())).await?;
+                let port = port.unwrap_or(self.lease.stored.port);
+                self.lease.keep(&self.ticket, port)?;
+                self.host.say(&Ask::Keep)?;
+                cable
+            }
+        };
+        let handed = cable.try_clone()?;
+        self.guest.cable = Some((wiring, cable));
+        Ok(handed)
+    }
+
+    /// Has a lease of its own from here on.
+    async fn own(mut self, port: u16) -> anyhow::Result<()> {
+        let is_new = self.guest.cable.is_none();
+        let gateway = dial::gateway_addresses(&self.ticket.body().addresses, &self.rules).await?;
+        self.host.say(&Ask::Dial(gateway.clone()))?;
+        let candidates = own_candidates(self.place, &self.rules, port);
+        let seller = SellerHost {
+            seller: self.key.id(),
+            data_key: self.lease.stored.data_key.public(),
+            only_buyer: self.place.only_buyer,
+            rules: self.rules.clone(),
+            gateway: gateway.clone(),
+        };
+        let mut membership = Membership::new(self.ticket.clone(), seller.clone());
+        let mut link = Link::new(self.key.clone(), gateway, self.ticket.buyer());
+        // One whose guest runs already has the time that its user gave it.
+        let patience = if is_new { Duration::ZERO } else { self.place.keep };
+        let mut held = Vec::new();
+        let welcome = {
+            let joining = first_join(&mut membership, &mut link, &self.host, patience);
+            tokio::pin!(joining);
+            loop {
+                tokio::select! {
+                    welcome = &mut joining => break Some(welcome),
+                    () = self.signals.any() => break None,
+                    call = beside::next_call(&mut self.local) => match call.request {
+                        Request::Leave => {
+                            let _ = call.answer.send(json!({}).into());
+                            break None;
+                        }
+                        Request::Status => {
+                            let status = status::away(&self.ticket, self.host.words());
+                            let _ = call.answer.send(json!(status).into());
+                        }
+                        // They can be answered once there is a lease.
+                        Request::Share(_) | Request::Pcap { .. } => held.push(call),
+                    },
+                }
+            }
+        };
+        let Some(welcome) = welcome else {
+            let _ = self.host.say(&Ask::EndMachine);
+            self.host.machine_gone().await;
+            return Ok(());
+        };
+        let welcome = match welcome {
+            Err(error) if error.is::<Evicted>() => {
+                self.host.say(&Ask::Forget)?;
+                return Err(error);
+            }
+            welcome => welcome?,
+        };
+        let commands = membership.handle_welcome(&welcome, clock::now())?;
+        let mut own =
+            Guest::new(LocalPort::GUEST, membership, link, candidates.clone(), self.place.keep);
+        let wiring = own.wiring().context("the gateway granted nothing")?;
+        own.cable = Some(self.plug(wiring.clone(), Some(port)).await?);
+        own.is_joined = self.guest.is_joined;
+
+        let (socket, slot) = (self.host.ask_fd(&Ask::Start).await?, own.slot());
+        let dataplane = DataPlane::over(socket, &self.lease.stored.data_key, slot)
+            .context("the data plane does not start")?;
+        tell(&dataplane, &commands)?;
+        serve::plug(&dataplane, &mut own)?;
+        let hello = own.membership.hello(candidates.clone());
+        own.link.open(hello.context("the gateway granted nothing")?);
+        let Self { host, place, key, lease, report, signals, mut local, started_at, .. } = self;
+        let conduct = place.clone();
+        let parts =
+            Parts { own, dataplane, host, wiring, report, port, seller, key, conduct, candidates };
+        let mut running = Running::new(parts, started_at);
+        for call in held {
+            running.answer(call).await?;
+        }
+        let ended = running.run(local.open()?, signals).await;
+        drop(local);
+        // The lease's lock goes last.
+        drop(lease);
+        ended
+    }
 }
 
-/// Joins for the first time: here a failure ends the program.
+/// Joins for the first time: here a failure ends the program, except that a gateway that is not
+/// there is dialled for as long as `patience` says.
 async fn first_join(
     membership: &mut Membership,
     link: &mut Link,
     host: &Host,
+    patience: Duration,
 ) -> anyhow::Result<Welcome> {
     let started_at = clock::now();
     loop {
@@ -225,6 +382,9 @@ async fn first_join(
             LinkEvent::Joined(JoinReply::Refused(reason)) => {
                 let guest = &membership.ticket().body().guest;
                 return Err(refused(guest, reason));
+            }
+            LinkEvent::Lost(error) if clock::now() - started_at < patience => {
+                tracing::info!(%error, "the gateway is dialled again");
             }
             LinkEvent::Lost(error) => {
                 return Err(Fault::new(Exit::Unreachable, error.to_string()).into());

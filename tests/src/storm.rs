@@ -254,12 +254,17 @@ impl Scene {
             stage.open("buyer", order, &[&["--subnet", subnet][..], &expose].concat())
         };
         let orders = [open("farm", "10.77.0.0/24")?, open("barn", "10.78.0.0/24")?];
-        let mut join = |order: usize, name: &str| -> Result<Guest> {
-            let guest = stage.join(&orders[order], "seller", name)?;
+        // Who has a port of its own shares no lease: it is a stranger to the stormer but for the
+        // order, as a guest of another seller would be.
+        let mut join = |order: usize, name: &str, port: u16| -> Result<Guest> {
+            let (ticket, seat) = (orders[order].invite_file()?, stage.lab.guest(name)?);
+            let listen = format!("[::]:{port}");
+            let (programs, seller) = (&stage.programs, stage.host("seller"));
+            let guest = Guest::join(programs, seller, &seat, &ticket, &["--listen", &listen])?;
             wait_reach(&guest.seat, orders[order].ipv4.into(), PATIENCE)?;
             Ok(guest)
         };
-        let guests = [join(0, "stormer")?, join(0, "second")?, join(1, "other")?];
+        let guests = [join(0, "stormer", 7781)?, join(0, "second", 7782)?, join(1, "other", 7783)?];
         Ok(Self { orders, guests, stage })
     }
 

@@ -343,6 +343,36 @@ fn taps_that_cannot_hold_a_guest_are_refused_with_a_sentence() -> Result<()> {
 }
 
 #[test]
+fn a_tap_and_a_stream_share_the_lease_of_a_namespace_and_outlive_it() -> Result<()> {
+    let (mut stage, gateway) = farm()?;
+    let mut first = stage.join(&gateway, "seller1", "guest1")?;
+    let (seller, two, three) =
+        (stage.host("seller1").clone(), stage.lab.guest("guest2")?, stage.lab.guest("guest3")?);
+    let theirs = End::open(&seller, "vnet0", true)?;
+    let _hypervisor = Hypervisor::between(theirs, End::open(&two, "eth0", true)?);
+    let at_tap = join(&stage, &gateway.invite_file()?, "tap:vnet0")?;
+    configure(&two, &at_tap)?;
+    let tap = Arc::new(End::open(&three, "eth0", false)?);
+    let path = socket_of(&stage);
+    let attach = format!("stream:{}", path.display());
+    let at_stream = join(&stage, &gateway.invite_file()?, &attach)?;
+    configure(&three, &at_stream)?;
+    let _peer = Hypervisor::streaming(tap, connect(&path)?);
+    for ends in [true, false] {
+        all_passes(&gateway, &two, &at_tap)?;
+        all_passes(&gateway, &three, &at_stream)?;
+        wait_reach(&two, at_stream.ipv4.into(), PATIENCE)?;
+        let sockets = seller.must("ss -Huln")?;
+        ensure!(sockets.lines().count() == 1, "more than one lease: {sockets}");
+        if ends {
+            first.process.signal(Signal::SIGKILL)?;
+            first.process.wait_end(PATIENCE)?;
+        }
+    }
+    Ok(())
+}
+
+#[test]
 fn a_killed_join_is_started_again_on_the_same_tap() -> Result<()> {
     let (mut stage, gateway) = farm()?;
     let (seller, guest) = (stage.host("seller1").clone(), stage.lab.guest("guest1")?);

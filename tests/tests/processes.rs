@@ -166,7 +166,9 @@ fn look(process: &Process, expected: &[Part]) -> Result<u32> {
         Ok(sockets.iter().any(|socket| known.contains(socket)))
     };
     let control = Facts::of(parts[&Part::Control])?;
-    ensure!(inet(&control)?, "control has no network, so the next check checks nothing");
+    // One that shares a lease has no need of a network.
+    let has_lease = expected.contains(&Part::DataPlane);
+    ensure!(inet(&control)? == has_lease, "control has a network: {}", !has_lease);
     let users: Result<BTreeSet<_>> =
         parts.iter().skip(1).map(|(_, pid)| Facts::of(*pid)?.user()).collect();
     ensure!(users?.len() == parts.len() - 1, "two parts share a user");
@@ -192,11 +194,16 @@ fn each_process_has_what_its_part_needs_and_nothing_more() -> Result<()> {
     ensure!(sockets.contains("fwmark:0x6f766c"), "the guard does not see the lease: {sockets}");
     let attach = format!("stream:{}/guest.sock", seller.dir().display());
     let (ticket, state) = (gateway.invite_file()?, state_of(seller));
-    let words = ["join", &ticket, "--attach", &attach, "--state", &state];
-    let mut stream = seller.spawn(&stage.programs.seller, words)?;
-    stream.wait_line(PATIENCE, |line| line.contains("  order "))?;
+    let join = ["join", &ticket, "--attach", &attach, "--state", &state];
     let with_pump = [Part::Helper, Part::Control, Part::DataPlane, Part::Pump];
-    look(&stream, &with_pump).context("a guest's at a socket")?;
+    let sharing = [Part::Helper, Part::Control, Part::Pump];
+    for (more, expected) in [(&[][..], &sharing[..]), (&["--listen", "[::]:7790"], &with_pump)] {
+        let words = join.iter().chain(more);
+        let mut stream = seller.spawn(&stage.programs.seller, words)?;
+        stream.wait_line(PATIENCE, |line| line.contains("  order "))?;
+        look(&stream, expected).with_context(|| format!("a guest's at a socket {more:?}"))?;
+        ensure!(stream.terminate(PATIENCE)?.success());
+    }
     Ok(())
 }
 
@@ -276,6 +283,9 @@ const START: u8 = 2;
 const OPEN: u8 = 5;
 const PROVEN: u8 = 6;
 const KEEP: u8 = 11;
+const SHARE: u8 = 13;
+const LISTEN: u8 = 14;
+const CALL: u8 = 15;
 
 #[test]
 fn what_is_no_question_ends_the_lease_and_leaves_nothing() -> Result<()> {
@@ -338,9 +348,16 @@ fn a_question_out_of_turn_starts_and_opens_nothing() -> Result<()> {
     ready.extend([0, 0]);
     let null = fs::File::open("/dev/null")?;
     taken.say(&ready, &[null.as_fd()])?;
+    // The same for one that shares a lease, which this one does not.
+    let mut share = vec![SHARE, 1, u8::try_from(path.len())?];
+    share.extend(path.as_bytes());
+    share.extend([0, 0]);
+    taken.say(&share, &[])?;
+    let sockets = taken.guest.seller.must("ss -Huln")?;
     for _ in 0..20 {
-        taken.say(&[START], &[])?;
-        taken.say(&[OPEN], &[])?;
+        for question in [&[START][..], &[OPEN], &[LISTEN], &[CALL, 1]] {
+            taken.say(question, &[])?;
+        }
     }
     // An address that never said a word, and the metadata service of clouds.
     for address in [[44, 1, 2, 3], [169, 254, 169, 254]] {
@@ -350,6 +367,7 @@ fn a_question_out_of_turn_starts_and_opens_nothing() -> Result<()> {
     thread::sleep(Duration::from_secs(1));
     let count = planes(taken.guest.process.pid());
     ensure!(count == 1, "there are {count} data planes");
+    ensure!(taken.guest.seller.must("ss -Huln")? == sockets, "a socket was opened");
     let table = taken.guest.seller.must("nft list set inet ovl_guard proven4")?;
     ensure!(!table.contains("44.1.2.3") && !table.contains("169.254"), "{table}");
     wait_reach(&taken.guest.seat, gateway.ipv4.into(), PATIENCE)?;

@@ -116,9 +116,11 @@ impl Gateway {
             }
         };
         self.ping_id_last = self.ping_id_last.wrapping_add(1);
-        let (slot, id) = (member.record.slot, self.ping_id_last);
+        let (guest, id) = (member.record.slot, self.ping_id_last);
+        // A lease's tunnel is that of its first guest.
+        let slot = self.book.registry.lease_of(guest).first().copied().unwrap_or(guest);
         match self.dataplane.send(&Command::Ping { slot, id }) {
-            Ok(()) => drop(self.pings.insert(id, answer)),
+            Ok(()) => drop(self.pings.insert(id, (guest, answer))),
             Err(error) => drop(answer.send(json!({ "error": error.to_string() }).into())),
         }
     }

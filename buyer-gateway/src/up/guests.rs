@@ -42,6 +42,11 @@ impl Guests {
         std::mem::replace(&mut self.live.entry(slot).or_default().path, path)
     }
 
+    /// Returns a guest's path.
+    pub(crate) fn path(&self, slot: Slot) -> PathKind {
+        self.live.get(&slot).map_or(PathKind::None, |live| live.path)
+    }
+
     /// Notes whether a guest's control stream is open.
     pub(crate) fn set_stream(&mut self, slot: Slot, open: bool) {
         self.live.entry(slot).or_default().has_stream = open;

@@ -174,6 +174,7 @@ impl Gateway {
         for id in self.streams.spread(&self.book.registry) {
             self.drop_stream(id);
         }
+        self.follow_leases()?;
         self.tell_standing()
     }
 

@@ -6,9 +6,13 @@
 //! [`Gateway::spread`] tells the data plane and every open member stream what is new, and
 //! [`Gateway::tell_standing`] the user who was suspended and who came back.
 //!
+//! Guests that share a lease share its tunnel, which the data plane knows by the lowest of their
+//! slots: its path is all of theirs.
+//!
 //! # Limits
-//! Pings that wait for an answer are bounded by the data plane's second. Grants that ran out are
-//! noticed by the next tick, within [`STATS_INTERVAL`].
+//! Frames of a shared tunnel are counted at the first of its guests. Pings that wait for an answer
+//! are bounded by the data plane's second. Grants that ran out are noticed by the next tick, within
+//! [`STATS_INTERVAL`].
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -21,7 +25,7 @@ use overlay::helper::Hands;
 use overlay::local::{Answer, Call, Server};
 use overlay::p2p::GatewayEvent;
 use overlay::signals::Signals;
-use overlay_proto::control::{Command, Event, PathKind, Slot};
+use overlay_proto::control::{Command, Event, MemberStats, PathKind, Slot, Stats};
 use overlay_proto::dial::DialRules;
 use overlay_proto::membership::GatewayPlane;
 use overlay_proto::registry::{MemberInfo, Standing};
@@ -63,9 +67,12 @@ pub(super) struct Gateway {
     pub(super) guests: Guests,
     pub(super) streams: Streams,
     pub(super) arrivals: BTreeMap<Slot, Arrival>,
+    /// By which slot the data plane knows each guest: that of the first guest of its lease.
+    leads: BTreeMap<Slot, Slot>,
     /// Whose grants ran out, as told to the user.
     suspended: BTreeSet<Slot>,
-    pub(super) pings: BTreeMap<u32, oneshot::Sender<Answer>>,
+    /// Who was asked for, and by whom.
+    pub(super) pings: BTreeMap<u32, (Slot, oneshot::Sender<Answer>)>,
     pub(super) ping_id_last: u32,
 }
 
@@ -89,6 +96,7 @@ impl Gateway {
             guests: Guests::default(),
             streams: Streams::default(),
             arrivals: BTreeMap::new(),
+            leads: BTreeMap::new(),
             suspended: BTreeSet::new(),
             pings: BTreeMap::new(),
             ping_id_last: 0,
@@ -126,7 +134,7 @@ impl Gateway {
                     None => bail!("the data plane has ended"),
                 },
                 told = self.hands.next::<Tell>() => told?.0.into_result()?,
-                Call { request, answer } = local.call() => {
+                Call { request, answer, .. } = local.call() => {
                     if self.handle_request(request, answer)? {
                         return Ok(());
                     }
@@ -139,14 +147,16 @@ impl Gateway {
     fn handle_event(&mut self, event: Event) -> anyhow::Result<()> {
         match event {
             Event::Path { slot, path, reason } => self.handle_path(slot, path, &reason)?,
-            Event::Pong { slot, id, rtt_us } => {
-                let ipv4 = self.member(slot).map_or(String::new(), |m| m.station.ipv4.to_string());
+            Event::Pong { slot: _, id, rtt_us } => {
                 let rtt_ms = rtt_us.map(|us| f64::from(us) / 1000.0);
-                if let Some(answer) = self.pings.remove(&id) {
+                if let Some((guest, answer)) = self.pings.remove(&id) {
+                    let member = self.member(guest);
+                    let ipv4 = member.map_or(String::new(), |m| m.station.ipv4.to_string());
                     let _ = answer.send(json!(Pong { ipv4, rtt_ms }).into());
                 }
             }
-            Event::Stats(stats) => {
+            Event::Stats(mut stats) => {
+                self.share_stats(&mut stats);
                 for slot in self.guests.set_stats(stats, clock::now()) {
                     if let Some(member) = self.member(slot) {
                         self.report.first_frame(member.record.name.as_str())?;
@@ -161,7 +171,25 @@ impl Gateway {
         Ok(())
     }
 
+    /// Takes the path of a lease, which the data plane knows by the lowest of its slots.
     fn handle_path(&mut self, slot: Slot, path: PathKind, reason: &str) -> anyhow::Result<()> {
+        let lease = self.book.registry.lease_of(slot);
+        if lease.first() != Some(&slot) {
+            return Ok(()); // of a tunnel that is no more
+        }
+        for guest in lease {
+            self.take_path(guest, path, reason)?;
+        }
+        if let PathKind::Direct(addr) = path
+            && self.book.registry.set_heard(slot, addr)
+        {
+            self.spread()?;
+        }
+        Ok(())
+    }
+
+    /// Takes the path of one guest.
+    fn take_path(&mut self, slot: Slot, path: PathKind, reason: &str) -> anyhow::Result<()> {
         let Some(member) = self.member(slot) else { return Ok(()) };
         if self.guests.set_path(slot, path) == path {
             return Ok(());
@@ -172,12 +200,57 @@ impl Gateway {
             self.report.joined(&member, remote, Some(clock::now() - asked_at))?;
         }
         self.report.path(member.record.name.as_str(), path, reason)?;
-        if let PathKind::Direct(addr) = path
-            && self.book.registry.set_heard(slot, addr)
-        {
-            self.spread()?;
-        }
         self.tell_if_lost(slot)
+    }
+
+    /// Notes who shares whose tunnel: a guest that comes to a lease has its path at once, one whose
+    /// lease goes by another slot from now on has to wait for its tunnel.
+    pub(super) fn follow_leases(&mut self) -> anyhow::Result<()> {
+        let mut leads = BTreeMap::new();
+        for member in self.book.registry.members() {
+            let slot = member.record.slot;
+            if let Some(lead) = self.book.registry.lease_of(slot).first() {
+                leads.insert(slot, *lead);
+            }
+        }
+        let before = std::mem::replace(&mut self.leads, leads.clone());
+        for (slot, lead) in leads {
+            let was = before.get(&slot).copied();
+            if was == Some(lead) || (was.is_none() && lead == slot) {
+                continue;
+            }
+            let path = match before.get(&lead) == Some(&lead) {
+                true if lead != slot => self.guests.path(lead),
+                _ => PathKind::None,
+            };
+            match path {
+                PathKind::None => {
+                    self.guests.set_path(slot, path);
+                }
+                path => self.take_path(slot, path, "its host has a tunnel already")?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives the tunnel of a lease to all its guests; what passed it is counted at the first.
+    fn share_stats(&self, stats: &mut Stats) {
+        let shared: Vec<_> = self.leads.iter().filter(|(slot, lead)| slot != lead).collect();
+        for (slot, lead) in shared {
+            let Some(of_lease) = stats.members.iter().find(|stats| stats.slot == *lead) else {
+                continue;
+            };
+            let own = MemberStats {
+                slot: *slot,
+                sent_frames: 0,
+                sent_bytes: 0,
+                received_frames: 0,
+                received_bytes: 0,
+                dropped: 0,
+                ..of_lease.clone()
+            };
+            stats.members.push(own);
+        }
     }
 
     pub(super) fn tell_if_lost(&self, slot: Slot) -> anyhow::Result<()> {
@@ -192,7 +265,7 @@ impl Gateway {
 
     fn handle_tick(&mut self) -> anyhow::Result<()> {
         self.dataplane.send(&Command::GetStats)?;
-        self.pings.retain(|_, answer| !answer.is_closed());
+        self.pings.retain(|_, (_, answer)| !answer.is_closed());
         let now = clock::now();
         if self.book.registry.expire(clock::unix_seconds(), now) {
             self.spread()?;

@@ -17,12 +17,17 @@
 //! the ticket. Under `--only-buyer` no other member is dialled: what is for them goes to the
 //! gateway.
 //!
+//! Guests of one lease share its data plane, which has one port for each: each has a membership of
+//! its own ([`Membership::beside`]), whose limits and answers are its port's. One of them drives
+//! the data plane, which is told of members and of life by that one alone; another takes that over
+//! ([`Membership::take_over`]) when the first goes.
+//!
 //! # Limits
-//! One membership, one slot.
+//! One membership, one slot. The life that the data plane counts down is the driving one's; the
+//! port of another whose grant ran out is its owner's to detach.
 
 mod told;
 
-use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -30,8 +35,8 @@ use vde_switch::station::{Segment, Station};
 use vde_switch::time::Instant;
 
 pub use self::told::GatewayPlane;
-use self::told::Told;
-use crate::control::{AddressTrust, Command, GuestConfig, Life, Member, Slot};
+use self::told::{Plane, Port, gather};
+use crate::control::{AddressTrust, Command, GuestConfig, Life, LocalPort, Member, Slot};
 use crate::dial::DialRules;
 use crate::envelope::{EnvelopeError, Signed};
 use crate::grant::{Expected, Grant, GrantError};
@@ -92,18 +97,63 @@ pub struct Membership {
     is_outdated: bool,
     /// Whether the last thing that was said of the grant's life is that it ran out.
     said_expired: bool,
-    told: Told,
+    /// Which port of the data plane the guest is at.
+    port: LocalPort,
+    told: Port,
+    /// What the data plane was told of the order, if this one drives it.
+    plane: Option<Plane>,
 }
 
 impl Membership {
     /// Knows the ticket and the host, nothing else.
     #[must_use]
     pub fn new(ticket: Ticket, host: SellerHost) -> Self {
+        Self { plane: Some(Plane::default()), ..Self::beside(ticket, host, LocalPort::GUEST) }
+    }
+
+    /// As [`Membership::new`], for one more port of a data plane that another membership drives.
+    #[must_use]
+    pub fn beside(ticket: Ticket, host: SellerHost, port: LocalPort) -> Self {
         let (order, buyer) = (ticket.order(), ticket.buyer());
         let view = RosterView::new(order, buyer);
         let (granted, asked, told) = Default::default();
-        let (is_outdated, said_expired) = (false, false);
-        Self { ticket, order, host, view, granted, asked, is_outdated, said_expired, told }
+        let (is_outdated, said_expired, plane) = (false, false, None);
+        Self {
+            ticket,
+            order,
+            host,
+            view,
+            granted,
+            asked,
+            is_outdated,
+            said_expired,
+            port,
+            told,
+            plane,
+        }
+    }
+
+    /// Says whether the data plane hears of the order by this one.
+    #[must_use]
+    pub const fn drives(&self) -> bool {
+        self.plane.is_some()
+    }
+
+    /// Drives the data plane from here on, in place of `from`; says what is new by that.
+    pub fn take_over(&mut self, from: &mut Self, now: Instant) -> Vec<Command> {
+        match from.plane.take() {
+            Some(plane) => self.plane = Some(plane),
+            None => return Vec::new(),
+        }
+        if self.granted.is_some() { self.tell_life(now) } else { Vec::new() }
+    }
+
+    /// Takes which guests' ports the driven data plane has; says what is new by that. Their
+    /// addresses are free for their ports from then on, whoever had them before.
+    pub fn set_local(&mut self, slots: &[Slot]) -> Vec<Command> {
+        let Some(plane) = &mut self.plane else { return Vec::new() };
+        plane.local = slots.to_vec();
+        self.tell()
     }
 
     /// Writes the join request; the same again after a connection was lost, with a fresh nonce.
@@ -145,7 +195,7 @@ impl Membership {
         let mut commands = self.tell_life(now);
         // The gateway is there, whatever its silence has led the data plane to think.
         let connect = Command::Connect(Slot::GATEWAY);
-        if !commands.contains(&connect) {
+        if self.drives() && !commands.contains(&connect) {
             commands.push(connect);
         }
         Ok(commands)
@@ -277,7 +327,10 @@ impl Membership {
 
     /// Says all again to a data plane that was started anew.
     pub fn tell_again(&mut self, now: Instant) -> Vec<Command> {
-        self.told = Told::default();
+        self.told = Port::default();
+        if let Some(plane) = &mut self.plane {
+            plane.forget();
+        }
         self.tell_life(now)
     }
 
@@ -332,13 +385,20 @@ impl Membership {
     fn tell_life(&mut self, now: Instant) -> Vec<Command> {
         let left = self.expires_at().map_or(0, |at| (at - now).as_millis());
         let life = Life::Millis(u32::try_from(left).unwrap_or(u32::MAX));
-        let news = self.tell();
-        [Command::Live(life)].into_iter().chain(news).collect()
+        let live = self.drives().then_some(Command::Live(life));
+        live.into_iter().chain(self.tell()).collect()
     }
 
     fn tell(&mut self) -> Vec<Command> {
         let Some(Granted { config, grant, .. }) = &self.granted else { return Vec::new() };
-        let mut members = BTreeMap::new();
+        let guest = GuestConfig {
+            hostname: grant.name.to_string(),
+            domain: config.domain(),
+            dns: config.dns.clone(),
+            routes: config.routes.clone(),
+        };
+        let of_port = self.told.tell(self.port, grant.limits, guest);
+        let Some(plane) = &self.plane else { return of_port };
         let gateway = Member {
             slot: Slot::GATEWAY,
             key: config.gateway_key,
@@ -346,10 +406,12 @@ impl Membership {
             candidates: self.host.rules.filter(&self.host.gateway, AddressTrust::Given),
             trust: AddressTrust::Given,
         };
-        members.insert(Slot::GATEWAY, gateway);
+        let mut members = vec![gateway];
         for (slot, entry) in self.view.entries() {
             let theirs = &entry.grant;
-            let own = *slot == grant.slot || theirs.data_key == grant.data_key;
+            let own = *slot == grant.slot
+                || theirs.data_key == grant.data_key
+                || plane.local.contains(slot);
             let odd = theirs.data_key == config.gateway_key
                 || !within(&theirs.station, &config.segment)
                 || shares(&theirs.station, &config.buyer_station);
@@ -368,15 +430,14 @@ impl Membership {
                 candidates,
                 trust: AddressTrust::Hearsay,
             };
-            members.insert(*slot, member);
+            members.push(member);
         }
-        let guest = GuestConfig {
-            hostname: grant.name.to_string(),
-            domain: config.domain(),
-            dns: config.dns.clone(),
-            routes: config.routes.clone(),
-        };
-        self.told.tell(config.segment, &config.routes, grant.limits, Some(guest), members)
+        let (segment, routes, members) = (config.segment, &config.routes, gather(members));
+        let Some(plane) = &mut self.plane else { return of_port };
+        let mut commands = plane.tell_segment(segment, routes);
+        commands.extend(of_port);
+        commands.extend(plane.tell_members(members));
+        commands
     }
 }
 

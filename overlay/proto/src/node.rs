@@ -58,7 +58,7 @@ pub enum Refused {
     /// Limits for a port without an attachment.
     #[error("port {0} has no attachment that could be limited")]
     Unplugged(u16),
-    /// A slot out of range, this node's own, or a key that belongs to another slot.
+    /// A slot out of range, the gateway's on the gateway, or a key that belongs to another slot.
     #[error("slot {0} cannot be a member here")]
     Slot(u16),
     /// A guest cannot be told so.
@@ -231,7 +231,9 @@ impl Node {
 
     fn set_member(&self, member: Member, now: Instant) -> Result<(), Refused> {
         let Member { slot, key, stations, candidates, trust } = member;
-        if slot == self.common.slot || key == self.carrier.public() {
+        // A lease may outlive the slot that it began with, so that another may have it by now.
+        let is_own = slot == Slot::GATEWAY && self.common.slot == Slot::GATEWAY;
+        if is_own || key == self.carrier.public() {
             return Err(Refused::Slot(slot.0));
         }
         let mut members = lock(&self.members);
@@ -250,6 +252,12 @@ impl Node {
         let mut peers = members.peers.clone();
         if !peers.insert(Arc::clone(&peer)) {
             return Err(Refused::Slot(slot.0));
+        }
+        if members.peers.get(slot).is_some_and(|old| old.key != key) {
+            // Whoever had the slot is forgotten first: it never speaks for the new stations.
+            let mut without = members.peers.clone();
+            without.remove(slot);
+            self.publish(&mut members, without);
         }
         let hands_on = if slot == Slot::GATEWAY { HandsOn::Yes } else { HandsOn::No };
         self.set_port(Behind::Member(slot), PortKind::Uplink, hands_on, stations)?;

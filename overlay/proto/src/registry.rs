@@ -236,6 +236,18 @@ impl Registry {
         })
     }
 
+    /// Returns the live slots of the lease that a live slot belongs to, lowest first: its data
+    /// plane goes by the first of them. Empty for a slot that is not live.
+    #[must_use]
+    pub fn lease_of(&self, slot: Slot) -> Vec<Slot> {
+        let is_live = |joined: &Joined| joined.standing == Standing::Live;
+        let Some(own) = self.joined.get(&slot).filter(|joined| is_live(joined)) else {
+            return Vec::new();
+        };
+        let live = self.kin(&own.record.data_key).filter(|(_, joined)| is_live(joined));
+        live.map(|(slot, _)| slot).collect()
+    }
+
     /// Returns the slot of a guest that has a ticket, by its name.
     #[must_use]
     pub fn slot_of(&self, guest: &str) -> Option<Slot> {

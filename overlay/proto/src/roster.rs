@@ -8,8 +8,8 @@
 //!
 //! # Limits
 //! [`MEMBERS_MAX`] entries, [`CANDIDATES_MAX`] candidates each: 244 kB of envelope at worst, below
-//! [`ENVELOPE_LEN_MAX`](crate::envelope::ENVELOPE_LEN_MAX). No two members share a slot, a name, an
-//! address or a key.
+//! [`ENVELOPE_LEN_MAX`](crate::envelope::ENVELOPE_LEN_MAX). No two members share a slot, a name or
+//! an address; a data-plane key is shared by guests of one seller's lease at most.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -170,14 +170,15 @@ fn check_unique(entries: &BTreeMap<Slot, ViewEntry>) -> Result<(), RosterError> 
         return Err(RosterError::Members(entries.len()));
     }
     let (mut macs, mut v4s, mut v6s) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
-    let (mut names, mut keys) = (BTreeSet::new(), BTreeSet::new());
+    let (mut names, mut sellers) = (BTreeSet::new(), BTreeMap::new());
     for (slot, ViewEntry { grant, .. }) in entries {
+        let seller = *sellers.entry(grant.data_key).or_insert(grant.seller);
         let own = [
             ("MAC address", macs.insert(grant.station.mac)),
             ("IPv4 address", v4s.insert(grant.station.ipv4)),
             ("IPv6 address", v6s.insert(grant.station.ipv6)),
             ("name", names.insert(&grant.name)),
-            ("data-plane key", keys.insert(grant.data_key)),
+            ("data-plane key", seller == grant.seller),
         ];
         if let Some((what, _)) = own.into_iter().find(|(_, new)| !new) {
             return Err(RosterError::Twice { slot: slot.0, what });

@@ -337,7 +337,11 @@ async fn member(
         loop {
             match timeout(HEARTBEAT_INTERVAL, outbox.recv()).await {
                 Ok(Some(message)) => frame::write(&mut output, &message).await?,
-                Ok(None) => return futures::AsyncWriteExt::close(&mut output).await,
+                Ok(None) => {
+                    // The last words are heard when the gateway ends the stream.
+                    futures::AsyncWriteExt::close(&mut output).await?;
+                    std::future::pending::<()>().await;
+                }
                 Err(_) => frame::write_empty(&mut output).await?,
             }
         }

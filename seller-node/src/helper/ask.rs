@@ -4,7 +4,13 @@
 //!
 //! - [`Ask::Ready`], said as root before any byte from outside: the lease's socket, what to remove
 //!   in the end. Once.
-//! - [`Ask::Start`]: a data plane on that socket.
+//! - [`Ask::Share`], in its place: this guest shares the lease of another program, which has the
+//!   socket and the data plane. What to remove in the end, nothing else. Once.
+//! - [`Ask::Listen`], after that: a socket of its own, when the other lease has ended. Where it
+//!   listens is the helper's to choose. Once.
+//! - [`Ask::Call`], likewise: a connection to the local socket of another guest of the same order,
+//!   by a number. The helper says and hears nothing on it.
+//! - [`Ask::Start`]: a data plane on the lease's socket.
 //! - [`Ask::Dial`]: the addresses of the ticket. By the dial rules, at most [`ADDRESSES_MAX`].
 //! - [`Ask::Plug`], [`Ask::Follow`]: the guest's cable, with rules for one station. Once; each
 //!   number within its bounds.
@@ -12,13 +18,15 @@
 //! - [`Ask::Proven`], [`Ask::Alive`], [`Ask::Joined`]: addresses that proved their keys. The kernel
 //!   heard them; their ranges, rate and number.
 //! - [`Ask::Counts`]: what the cable's rules have stopped.
-//! - [`Ask::EndMachine`], [`Ask::Keep`], [`Ask::Forget`]: of this lease alone, without a name.
+//! - [`Ask::EndMachine`], [`Ask::Unplug`], [`Ask::Keep`], [`Ask::Forget`]: of this lease alone,
+//!   without a name.
 //!
 //! A data plane and a machine have no way to ask the helper anything.
 
 use std::net::SocketAddr;
 
 use overlay::helper::Leftovers;
+use overlay_proto::control::Slot;
 use serde::{Deserialize, Serialize};
 use vde_attach::wire::WireSpec;
 use vde_switch::serve::Route;
@@ -62,6 +70,19 @@ pub(crate) enum Ask {
     Keep,
     /// The lease's file goes when the program ends: its ticket opens nothing any more.
     Forget,
+    /// In place of [`Ask::Ready`]: the guest shares another program's lease. Answered.
+    Share {
+        /// What to remove in the end.
+        leftovers: Leftovers,
+    },
+    /// A socket of its own, for a guest that has shared a lease until now. Answered by
+    /// [`Tell::Listening`], with what keeps the host's guard standing.
+    Listen,
+    /// A connection to the program that has this slot of the order on this host. Answered, with its
+    /// descriptor if there is such a program.
+    Call(Slot),
+    /// The guest's end: its cable goes, and what it ended in. The lease goes on for others.
+    Unplug,
 }
 
 /// What a guest's cable carries.
@@ -88,6 +109,8 @@ impl Wiring {
 pub(crate) enum Tell {
     /// What was asked is done.
     Done,
+    /// The socket that was asked for is open, at this port.
+    Listening(u16),
     /// What was asked is not done.
     Refused {
         /// How the program ends over it.

@@ -10,6 +10,7 @@ use std::io::Write;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::time::Duration;
 
+use anyhow::bail;
 use overlay::preflight::Need;
 use overlay_proto::addressing;
 use overlay_proto::ticket::Ticket;
@@ -34,6 +35,8 @@ pub(crate) enum Seat {
     Stream(SocketSeat),
     /// In a virtual machine that this program runs.
     Vm(Box<VmSeat>),
+    /// Nowhere any more: it has ended.
+    Gone,
 }
 
 impl Seat {
@@ -62,18 +65,21 @@ impl Seat {
             Self::HostTap(seat) => seat.words(),
             Self::Stream(seat) => seat.words(),
             Self::Vm(seat) => seat.words(),
+            Self::Gone => "nowhere".to_owned(),
         }
     }
 
     /// Plugs the guest in; returns the data plane's end of the cable, whose links are down.
     ///
-    /// `port` is the lease's UDP port, which makes its users' numbers.
-    pub(crate) fn plug(&mut self, wiring: &Wiring, port: u16) -> anyhow::Result<OwnedFd> {
+    /// `port` is the lease's UDP port, which makes its users' numbers; `None` if that is another
+    /// program's.
+    pub(crate) fn plug(&mut self, wiring: &Wiring, port: Option<u16>) -> anyhow::Result<OwnedFd> {
         match self {
             Self::Netns(seat) => seat.plug(wiring),
             Self::HostTap(seat) => seat.plug(wiring),
             Self::Stream(seat) => seat.plug(wiring, port),
             Self::Vm(seat) => seat.plug(wiring),
+            Self::Gone => bail!("the guest has ended"),
         }
     }
 
@@ -87,6 +93,7 @@ impl Seat {
                 Ok(())
             }
             Self::Vm(seat) => seat.follow(wiring),
+            Self::Gone => Ok(()),
         }
     }
 
@@ -96,7 +103,7 @@ impl Seat {
             Self::Netns(seat) => seat.open(),
             Self::Vm(seat) => seat.open(),
             // Up since it was joined, behind its rules; no link at all.
-            Self::HostTap(_) | Self::Stream(_) => Ok(()),
+            Self::HostTap(_) | Self::Stream(_) | Self::Gone => Ok(()),
         }
     }
 
@@ -107,7 +114,7 @@ impl Seat {
             Self::HostTap(seat) => seat.counts()?,
             Self::Vm(seat) => seat.counts()?,
             // No kernel, no rules.
-            Self::Stream(_) => Counts::default(),
+            Self::Stream(_) | Self::Gone => Counts::default(),
         };
         let stopped = counts.into_iter().filter(|(_, count)| count.packets > 0);
         Ok(stopped.map(|(stop, count)| (stop.to_string(), count.packets)).collect())
@@ -121,6 +128,7 @@ impl Seat {
             Self::HostTap(seat) => seat.check(heard, now),
             Self::Stream(seat) => seat.look(now),
             Self::Vm(seat) => seat.watch(heard, now),
+            Self::Gone => Ok(()),
         }
     }
 
@@ -131,6 +139,7 @@ impl Seat {
             Self::HostTap(seat) => seat.fds(now),
             Self::Stream(seat) => seat.fds(),
             Self::Vm(seat) => seat.fds(now),
+            Self::Gone => Vec::new(),
         }
     }
 
@@ -138,7 +147,7 @@ impl Seat {
     pub(crate) fn machine(&mut self) -> Option<&mut VmSeat> {
         match self {
             Self::Vm(seat) => Some(seat),
-            Self::Netns(_) | Self::HostTap(_) | Self::Stream(_) => None,
+            Self::Netns(_) | Self::HostTap(_) | Self::Stream(_) | Self::Gone => None,
         }
     }
 
@@ -147,7 +156,7 @@ impl Seat {
         match self {
             Self::Vm(seat) => seat.idle_for(now),
             Self::Stream(seat) => seat.idle_for(now),
-            Self::Netns(_) | Self::HostTap(_) => Duration::MAX,
+            Self::Netns(_) | Self::HostTap(_) | Self::Gone => Duration::MAX,
         }
     }
 }

@@ -3,12 +3,14 @@
 use std::collections::VecDeque;
 use std::fs::File;
 use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
 use overlay::exit::{Exit, Fault};
 use overlay::helper::Hands;
+use overlay_proto::control::Slot;
 use tokio::time::timeout;
 
 use crate::helper::ask::{Ask, Tell};
@@ -81,6 +83,11 @@ impl Host {
         }
     }
 
+    /// Whether the guest's machine runs.
+    pub(super) fn has_machine(&self) -> bool {
+        self.machine.is_some()
+    }
+
     /// Returns the machine, if the guest is one.
     pub(super) fn facts(&self) -> Option<&Facts> {
         self.facts.as_ref()
@@ -93,14 +100,33 @@ impl Host {
 
     /// Asks and waits for the answer: descriptors, or a reason for the user.
     pub(super) async fn ask(&mut self, question: &Ask) -> anyhow::Result<Vec<OwnedFd>> {
+        Ok(self.answer(question).await?.1)
+    }
+
+    async fn answer(&mut self, question: &Ask) -> anyhow::Result<(Option<u16>, Vec<OwnedFd>)> {
         self.hands.ask(question, &[])?;
         loop {
             match self.hands.next::<Tell>().await? {
-                (Tell::Done, fds) => return Ok(fds),
+                (Tell::Done, fds) => return Ok((None, fds)),
+                (Tell::Listening(port), fds) => return Ok((Some(port), fds)),
                 (Tell::Refused { exit, text }, _) => return Err(fault(exit, text).into()),
                 other => self.waiting.push_back(other),
             }
         }
+    }
+
+    /// Has a socket opened for a lease of its own; returns its port, and what keeps the host's
+    /// guard standing while it is open.
+    pub(super) async fn open_socket(&mut self) -> anyhow::Result<(u16, Option<OwnedFd>)> {
+        let (port, fds) = self.answer(&Ask::Listen).await?;
+        let port = port.context("the helper process has opened no socket")?;
+        Ok((port, fds.into_iter().next()))
+    }
+
+    /// Returns a connection to the program that has a slot of the order, if there is one.
+    pub(super) async fn call(&mut self, slot: Slot) -> anyhow::Result<Option<UnixStream>> {
+        let fd = self.ask(&Ask::Call(slot)).await?.into_iter().next();
+        Ok(fd.map(UnixStream::from))
     }
 
     /// As [`Host::ask`], for the one descriptor that comes with the answer.
@@ -144,8 +170,8 @@ impl Host {
                 Tell::Over { exit, text } | Tell::Refused { exit, text } => {
                     return Ok(HostEvent::Over(fault(exit, text)));
                 }
-                Tell::Done | Tell::Counts(_) => {
-                    tracing::debug!("the helper process answers nobody")
+                Tell::Done | Tell::Listening(_) | Tell::Counts(_) => {
+                    tracing::debug!("the helper process answers nobody");
                 }
             }
         }

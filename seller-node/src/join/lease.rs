@@ -11,6 +11,8 @@ use overlay::exit::{Exit, Fault};
 use overlay::records::{self, StoredLease};
 use overlay::state::{Kind, StateDir};
 use overlay::store::{Store, StoreError};
+use overlay_proto::control::Slot;
+use overlay_proto::order::OrderId;
 use overlay_proto::ticket::Ticket;
 
 use crate::api::LeaseStatus;
@@ -93,7 +95,28 @@ fn explain(error: StoreError, ticket: &Ticket) -> anyhow::Error {
 
 /// Returns the name of a ticket's lease: order and slot.
 pub(crate) fn name(ticket: &Ticket) -> String {
-    format!("{}-{}", ticket.order(), ticket.body().slot.0)
+    name_of(ticket.order(), ticket.body().slot)
+}
+
+/// Returns the name of the lease of a slot.
+pub(crate) fn name_of(order: OrderId, slot: Slot) -> String {
+    format!("{order}-{}", slot.0)
+}
+
+/// Returns the slots of an order of which this host has a lease, running or not, lowest first.
+pub(crate) fn slots_of(state: &StateDir, order: OrderId) -> Vec<Slot> {
+    let start = format!("{order}-");
+    let names = state.names(Kind::Lease);
+    let slots = names.iter().filter_map(|name| name.strip_prefix(&start)?.parse().ok());
+    let mut slots: Vec<_> = slots.map(Slot).collect();
+    slots.sort();
+    slots
+}
+
+/// Whether a process has a lease open.
+pub(crate) fn is_open(state: &StateDir, order: OrderId, slot: Slot) -> bool {
+    let path = state.store_path(Kind::Lease, &name_of(order, slot));
+    matches!(Store::open(&path), Err(StoreError::Busy(_)))
 }
 
 /// Finds the ticket of the one lease that an order's name or id means, `/GUEST` behind it if given.
@@ -143,27 +166,9 @@ pub(crate) fn stopped_status(state: &StateDir, name: &str) -> anyhow::Result<Opt
         order: ticket.body().order_name.to_string(),
         id: ticket.order().to_string(),
         guest: ticket.body().guest.to_string(),
-        ipv4: String::new(),
-        ipv6: String::new(),
-        attached: String::new(),
         port: stored.port,
         path: "none".to_owned(),
-        remote: None,
-        rtt_ms: None,
-        members: 0,
         state: "stopped".to_owned(),
-        lease_left_s: None,
-        first_frame_s: None,
-        addresses_given: 0,
-        in_frames: 0,
-        in_bytes: 0,
-        in_bps: 0.0,
-        in_fps: 0.0,
-        out_frames: 0,
-        out_bytes: 0,
-        out_bps: 0.0,
-        out_fps: 0.0,
-        drops: std::collections::BTreeMap::new(),
-        reasons: std::collections::BTreeMap::new(),
+        ..LeaseStatus::default()
     }))
 }

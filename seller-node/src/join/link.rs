@@ -177,17 +177,22 @@ impl Link {
         }
     }
 
-    /// Says goodbye if there is a connection, and waits shortly until it is heard.
+    /// Says goodbye if there is a connection, or one is about to open, and waits shortly until it
+    /// is heard.
     pub(crate) async fn leave(self) {
-        if let State::Open { net, streams: (sender, mut receiver) } = self.state {
-            let goodbye = async {
-                if sender.send(ToGateway::Leave).await.is_ok() {
-                    drop(sender);
-                    while receiver.recv().await.is_some() {}
+        let goodbye = async {
+            let (net, (sender, mut receiver)) = match self.state {
+                State::Open { net, streams } => (net, streams),
+                State::Opening(work) => work.await.ok()?,
+                State::Waiting(_) | State::Joining(_) | State::Joined(_) | State::Moving => {
+                    return None;
                 }
             };
-            let _ = timeout(LEAVE_AFTER_MAX, goodbye).await;
-            drop(net);
-        }
+            sender.send(ToGateway::Leave).await.ok()?;
+            drop(sender);
+            while receiver.recv().await.is_some() {}
+            Some(net)
+        };
+        let _ = timeout(LEAVE_AFTER_MAX, goodbye).await;
     }
 }

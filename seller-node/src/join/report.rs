@@ -7,12 +7,13 @@ use overlay::duration;
 #[cfg(not(test))]
 use overlay::output::line;
 use overlay_proto::control::PathKind;
-use overlay_proto::grant::Grant;
-use overlay_proto::order::Config;
+use overlay_proto::ticket::Ticket;
 use serde_json::{Value, json};
 
 #[cfg(test)]
 use self::tests::line;
+use super::news::News;
+use crate::helper::ask::Wiring;
 
 /// Prints lines for people, or objects for programs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,29 +44,59 @@ impl Report {
     /// Data has passed both ways with the gateway.
     pub(crate) fn joined(
         self,
-        grant: &Grant,
-        config: &Config,
+        ticket: &Ticket,
+        wiring: &Wiring,
         attached: &str,
         path: PathKind,
         took: Duration,
     ) -> io::Result<()> {
-        let (station, mtu) = (grant.station, config.segment.mtu);
+        let (station, mtu) = (wiring.station, wiring.segment.mtu);
+        let (order, guest) = (&ticket.body().order_name, &ticket.body().guest);
         let (path, remote) = path_words(path);
         let text = format!(
-            "{}  {}  {}  mtu {mtu}  {attached}  order {}  path {path}  joined in {} ms",
-            grant.name,
+            "{guest}  {}  {}  mtu {mtu}  {attached}  order {order}  path {path}  joined in {} ms",
             station.ipv4,
             station.ipv6,
-            config.name,
             took.as_millis()
         );
         let object = json!({
-            "event": "joined", "guest": grant.name, "ipv4": station.ipv4, "ipv6": station.ipv6,
+            "event": "joined", "guest": guest, "ipv4": station.ipv4, "ipv6": station.ipv6,
             "mac": station.mac.to_string(), "mtu": mtu, "attached": attached,
-            "order": config.name, "id": config.order.to_string(), "path": path,
+            "order": order, "id": ticket.order().to_string(), "path": path,
             "remote": remote, "ms": took.as_secs_f64() * 1e3,
         });
         self.print(&text, &object)
+    }
+
+    /// Something happened to the guest; [`News::Joined`] after it had joined is a new path.
+    pub(crate) fn news(self, news: &News) -> io::Result<()> {
+        match news {
+            News::Joined(path) => self.path("buyer", *path, "joined again"),
+            News::FirstFrame => self.guest_up(),
+            News::Address => self.address_handed_out(),
+            News::Path { to, path, reason } => self.path(to, *path, reason),
+            News::Suspended(life) => self.suspended(*life),
+            News::Resumed => self.resumed(),
+            News::Control { up, reason } => self.control(*up, reason),
+        }
+    }
+
+    /// The guest has ended, and its lease goes on for others that share it.
+    pub(crate) fn goes_on(self, guests: &[String]) -> io::Result<()> {
+        let object = json!({ "event": "goes_on", "guests": guests });
+        let text = format!(
+            "the lease goes on for {} and ends with the last of them: ^C once more ends it now",
+            guests.join(", ")
+        );
+        self.print(&text, &object)
+    }
+
+    /// The lease that the guest shared has ended; it has one of its own now, or shares another's.
+    pub(crate) fn lease(self, of: Option<&str>) -> io::Result<()> {
+        let object = json!({ "event": "lease", "of": of });
+        let has =
+            of.map_or("has a lease of its own".to_owned(), |of| format!("shares that of {of}"));
+        self.print(&format!("the lease that this guest shared has ended: it {has} now"), &object)
     }
 
     /// The guest sent its first frame.

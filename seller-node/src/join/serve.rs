@@ -1,41 +1,44 @@
-//! The seller's event loop: between gateway, data plane and local commands.
+//! The seller's event loop: between gateway, data plane, helper, local commands and the guests that
+//! share the lease.
 //!
 //! # Theory of operation
-//! What the gateway says is verified by the [`Membership`], and what follows from it is told to the
-//! data plane. When the control connection is lost, data goes on; the gateway is dialled again and
-//! the ticket shown again, which gives the same place. A grant is renewed at half its life. One
-//! that ran out suspends the guest: nothing flows, the gateway is dialled on, and everything
-//! resumes with the next grant, or ends when none came for the time that the user chose.
+//! A lease has one data plane and one port for each of its guests: the program's own, and those of
+//! other programs of the same order ([`super::others`]). Each has a control connection of its own
+//! ([`Guest`]); one of them drives the data plane, and when that one ends or its grant has run out,
+//! another does. A guest whose grant ran out is unplugged until it is renewed, as long as another
+//! lives; when none does, the data plane has no life left, and nothing flows at all.
+//!
+//! When the program's own guest has ended and others share the lease, it goes on for them.
 //!
 //! # Limits
-//! Clocks of a host that slept are noticed within [`STATS_INTERVAL`].
+//! Clocks of a host that slept are noticed within [`STATS_INTERVAL`]. A lease that ends otherwise
+//! than by its guests' ends leaves the others to themselves: each then has a lease of its own.
 
 use std::collections::BTreeMap;
-use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use anyhow::bail;
-use overlay::capture::{self, Captured};
 use overlay::clock;
 use overlay::dataplane::DataPlane;
-use overlay::drops;
-use overlay::duration;
 use overlay::exit::{Exit, Fault};
-use overlay::local::{Answer, Call, Server};
-use overlay::signals::Signals;
-use overlay_proto::control::{Command, Detail, Event, LocalPort, PathKind, Slot, Stats};
-use overlay_proto::membership::{LifeChange, Membership, MembershipError};
-use overlay_proto::messages::{JoinReply, RefuseReason, ToMember};
+use overlay::local::{Call, Server};
+use overlay::signals::{Signals, Told as Signal};
+use overlay_proto::control::{Command, Event, LocalPort, PathKind, Slot, Stats};
+use overlay_proto::identity::NodeKey;
+use overlay_proto::membership::SellerHost;
+use overlay_proto::ticket::Ticket;
 use serde_json::json;
 use vde_switch::time::Instant;
 
+use super::guest::{Effects, Guest};
 use super::hands::{Facts, Host, HostEvent};
-use super::link::{Link, LinkEvent};
-use super::report::{Report, path_words};
-use super::story::{News, Story};
-use super::{Evicted, nonce, refused, tell};
-use crate::api::{LeaseStatus, Request};
+use super::news::News;
+use super::others::{Other, next_of};
+use super::report::Report;
+use super::{Evicted, tell};
+use crate::api::Request;
+use crate::args::Conduct;
 use crate::helper::ask::{Ask, Wiring};
 
 /// How often the data plane's counters are asked for.
@@ -46,99 +49,99 @@ const ALIVE_INTERVAL: Duration = Duration::from_secs(20);
 const ALIVE_MAX: usize = 64;
 /// How long the first path may take until the log says so.
 const PATH_AFTER_MAX: Duration = Duration::from_secs(10);
+/// How long after ^C another signal is the same one, which a terminal and the helper both send.
+const SAME_SIGNAL_FOR: Duration = Duration::from_secs(1);
 
 /// What a running lease is made of.
 #[derive(Debug)]
 pub(super) struct Parts {
-    pub(super) membership: Membership,
-    pub(super) link: Link,
+    pub(super) own: Guest,
     pub(super) dataplane: DataPlane,
     pub(super) host: Host,
+    /// What the guest's cable carries, as the helper was told last.
     pub(super) wiring: Wiring,
     pub(super) report: Report,
-    pub(super) candidates: Vec<SocketAddr>,
     pub(super) port: u16,
-    /// How long a suspended guest waits for the gateway.
-    pub(super) keep: Duration,
+    pub(super) seller: SellerHost,
+    pub(super) key: NodeKey,
+    pub(super) conduct: Conduct,
+    pub(super) candidates: Vec<SocketAddr>,
 }
 
 /// A running lease.
 #[derive(Debug)]
-pub(super) struct Member {
-    membership: Membership,
-    link: Link,
-    dataplane: DataPlane,
-    host: Host,
-    /// What the guest's cable carries, as the helper was told last.
+pub(super) struct Lease {
+    /// The program's own guest; `None` once it has ended and others go on.
+    pub(super) own: Option<Guest>,
+    /// Its ticket.
+    pub(super) ticket: Ticket,
+    /// The guests of other programs.
+    pub(super) others: BTreeMap<LocalPort, Other>,
+    pub(super) dataplane: DataPlane,
+    pub(super) host: Host,
     wiring: Wiring,
-    report: Report,
-    candidates: Vec<SocketAddr>,
-    port: u16,
-    keep: Duration,
-    started_at: Instant,
-    /// When the grant ran out, as noticed.
-    suspended_at: Option<Instant>,
-    paths: BTreeMap<Slot, PathKind>,
-    stats: Stats,
-    story: Story,
-    /// Whether the guest's line was printed, and whether the log complained that it was not.
-    told: Told,
+    pub(super) report: Report,
+    pub(super) port: u16,
+    pub(super) seller: SellerHost,
+    pub(super) key: NodeKey,
+    pub(super) conduct: Conduct,
+    pub(super) candidates: Vec<SocketAddr>,
+    pub(super) started_at: Instant,
+    pub(super) paths: BTreeMap<Slot, PathKind>,
+    pub(super) stats: Stats,
+    /// Whether the log complained that no data passes.
+    is_late: bool,
     /// When the helper was told last which addresses are in use.
     named_at: Instant,
-    /// Whether the loss of the control connection was told.
-    control_lost: bool,
     /// Why the guest's own end is a failure.
     guest_fault: Option<Fault>,
+    /// When the user asked for the end, and the lease went on for others.
+    interrupted_at: Option<Instant>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Told {
-    Nothing,
-    Late,
-    Joined,
-}
-
-impl Member {
+impl Lease {
     pub(super) fn new(parts: Parts, started_at: Instant) -> Self {
-        let Parts { membership, link, dataplane, host, wiring, report, candidates, port, keep } =
+        let Parts { own, dataplane, host, wiring, report, port, seller, key, conduct, candidates } =
             parts;
         Self {
-            membership,
-            link,
+            ticket: own.membership.ticket().clone(),
+            own: Some(own),
+            others: BTreeMap::new(),
             dataplane,
             host,
             wiring,
             report,
-            candidates,
             port,
-            keep,
+            seller,
+            key,
+            conduct,
+            candidates,
             started_at,
-            suspended_at: None,
             paths: BTreeMap::new(),
             stats: Stats::default(),
-            story: Story::default(),
-            told: Told::Nothing,
+            is_late: false,
             named_at: started_at,
-            control_lost: false,
             guest_fault: None,
+            interrupted_at: None,
         }
     }
 
-    /// Serves until a signal, a `leave`, an eviction, the guest's end, or that of a part.
+    /// Serves until a signal, a `leave`, an eviction, the end of its last guest, or that of a part.
     pub(super) async fn run(
         mut self,
         local: &mut Server<Request>,
         signals: Signals,
     ) -> anyhow::Result<()> {
         let ended = self.serve(local, signals).await;
-        let Self { link, mut host, guest_fault, .. } = self;
+        let Self { own, others, mut host, guest_fault, .. } = self;
         // A helper that is gone has taken all with it.
         let _ = host.say(&Ask::EndMachine);
         if ended.as_ref().is_err_and(|error| error.is::<Evicted>()) {
             let _ = host.say(&Ask::Forget);
         }
-        if ended.is_ok() {
-            link.leave().await;
+        drop(others); // which have leases of their own from here on
+        if let Some(own) = own.filter(|_| ended.is_ok()) {
+            own.link.leave().await;
         }
         host.machine_gone().await;
         guest_fault.map_or(ended, |fault| Err(fault.into()))
@@ -152,43 +155,104 @@ impl Member {
         let mut ticks = tokio::time::interval(STATS_INTERVAL);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
-            tokio::select! {
-                () = signals.any() => return Ok(()),
-                event = self.link.next() => self.handle_link(event)?,
+            let is_over = tokio::select! {
+                told = signals.next() => self.handle_signal(told)?,
+                event = next_own(&mut self.own) => {
+                    let mut effects = Effects::default();
+                    let Some(own) = &mut self.own else { continue };
+                    own.handle_link(event, &mut effects)?;
+                    self.take_own(effects)?;
+                    false
+                }
+                (port, event) = next_of(&mut self.others) => {
+                    self.handle_other(port, event);
+                    false
+                }
                 event = self.dataplane.event() => match event {
-                    Some(event) => self.handle_event(event).await?,
+                    Some(event) => {
+                        self.handle_event(event).await?;
+                        false
+                    }
                     None => bail!("the data plane has ended"),
                 },
-                event = self.host.next() => if self.handle_host(event?)? {
-                    return Ok(());
-                },
-                Call { request, answer } = local.call() => {
-                    let (value, is_last) = match request {
-                        Request::Status => (json!(self.status().await?).into(), false),
-                        Request::Pcap { detail } => (self.capture(detail), false),
-                        Request::Leave => (json!({}).into(), true),
-                    };
-                    let _ = answer.send(value); // whoever asked may have gone
-                    if is_last {
-                        return Ok(());
-                    }
+                event = self.host.next() => self.handle_host(event?)?,
+                call = local.call() => self.answer(call).await?,
+                _ = ticks.tick() => {
+                    self.handle_tick()?;
+                    false
                 }
-                _ = ticks.tick() => self.handle_tick()?,
+            };
+            if is_over || (self.own.is_none() && self.others.is_empty()) {
+                return Ok(());
+            }
+            self.settle()?;
+        }
+    }
+
+    /// Answers a local command; says whether it ends the lease.
+    pub(super) async fn answer(&mut self, call: Call<Request>) -> anyhow::Result<bool> {
+        let Call { request, uid, answer } = call;
+        let is_last = matches!(request, Request::Leave);
+        let value = match request {
+            Request::Status => json!(self.status().await?).into(),
+            Request::Pcap { detail } => self.capture(LocalPort::GUEST, detail),
+            Request::Share(share) => self.share(&share, uid),
+            Request::Leave => json!({}).into(),
+        };
+        let _ = answer.send(value); // whoever asked may have gone
+        if is_last { self.end_own() } else { Ok(false) }
+    }
+
+    /// ^C ends the guest, and once more the lease; any other signal ends the lease.
+    fn handle_signal(&mut self, told: Signal) -> anyhow::Result<bool> {
+        let now = clock::now();
+        match (told, self.interrupted_at) {
+            (Signal::End, _) => Ok(true),
+            (Signal::Interrupt, Some(at)) => Ok(now - at > SAME_SIGNAL_FOR),
+            (Signal::Interrupt, None) => {
+                self.interrupted_at = Some(now);
+                self.end_own()
             }
         }
     }
 
-    /// Tells what became of the guest's machine, and whether that was its end.
+    /// Lets the program's own guest go; says whether that is the lease's end.
+    fn end_own(&mut self) -> anyhow::Result<bool> {
+        let names = self.others_alive();
+        if names.is_empty() {
+            return Ok(true);
+        }
+        let Some(mut own) = self.own.take() else { return Ok(false) };
+        // Whoever drives the data plane from here on says what is still to be said.
+        self.drive_on(Some(&mut own))?;
+        self.unplug(&mut own)?;
+        self.tell_local()?;
+        // A machine has to end before its cable can go.
+        let end = if self.host.has_machine() { Ask::EndMachine } else { Ask::Unplug };
+        self.host.say(&end)?;
+        tokio::spawn(own.link.leave());
+        self.report.goes_on(&names)?;
+        Ok(false)
+    }
+
+    /// Tells what became of the guest's machine, and whether that was the lease's end.
     fn handle_host(&mut self, event: HostEvent) -> anyhow::Result<bool> {
         match event {
             HostEvent::MachineEnded { status, success, again, words } => {
                 self.report.guest_exited(&status, again)?;
-                if again.is_none() && !success {
+                if again.is_none() && !success && self.own.is_some() {
                     let words = if words.is_empty() { "no reason given" } else { &words };
                     let text = format!("the guest's QEMU ended with {status}: {words}");
                     self.guest_fault = Some(Fault::new(Exit::Failed, text));
                 }
-                Ok(again.is_none())
+                match (&self.own, again) {
+                    (_, Some(_)) => Ok(false),
+                    (Some(_), None) => self.end_own(),
+                    (None, None) => {
+                        self.host.say(&Ask::Unplug)?;
+                        Ok(false)
+                    }
+                }
             }
             HostEvent::MachineStarted(pid) => {
                 if let Some(Facts { program, accel, console }) = self.host.facts() {
@@ -200,88 +264,19 @@ impl Member {
         }
     }
 
-    fn handle_link(&mut self, event: LinkEvent) -> anyhow::Result<()> {
-        match event {
-            LinkEvent::Due => self.link.join(self.membership.request(nonce()?, clock::now())),
-            LinkEvent::Joined(JoinReply::Welcome(welcome)) => {
-                if let Some(addr) = self.link.remote() {
-                    self.host.say(&Ask::Joined(addr))?;
-                }
-                let commands = self.membership.handle_welcome(&welcome, clock::now());
-                self.follow(commands)?;
-                if let Some(hello) = self.membership.hello(self.candidates.clone()) {
-                    self.link.open(hello);
-                }
-            }
-            LinkEvent::Joined(JoinReply::Refused(reason)) => self.handle_refusal(reason)?,
-            LinkEvent::Open => {
-                if std::mem::take(&mut self.control_lost) {
-                    self.report.control(true, "joined again")?;
-                }
-            }
-            LinkEvent::Message(message) => self.handle_message(message)?,
-            LinkEvent::Lost(error) => {
-                if !std::mem::replace(&mut self.control_lost, true) {
-                    self.report.control(false, &error.to_string())?;
-                }
-                tracing::info!(%error, "no control connection");
-            }
+    /// Does what follows from what the own guest's gateway said.
+    fn take_own(&mut self, effects: Effects) -> anyhow::Result<()> {
+        let Effects { commands, news, proved, .. } = effects;
+        if let Some(addr) = proved {
+            self.host.say(&Ask::Joined(addr))?;
         }
-        Ok(())
-    }
-
-    /// A gateway that is another's, or cannot write, may be right again later; the rest is final.
-    fn handle_refusal(&mut self, reason: RefuseReason) -> anyhow::Result<()> {
-        match reason {
-            RefuseReason::OtherOrder | RefuseReason::Unavailable | RefuseReason::InUse => {
-                tracing::warn!(%reason, "the gateway does not let this guest in for now");
-                self.link.close();
-                Ok(())
-            }
-            RefuseReason::TicketUsed
-            | RefuseReason::TicketExpired
-            | RefuseReason::TicketUnknown
-            | RefuseReason::TicketRevoked
-            | RefuseReason::Version(_)
-            | RefuseReason::OrderFull
-            | RefuseReason::KeyInUse
-            | RefuseReason::Evicted
-            | RefuseReason::Malformed => Err(self.refused(reason)),
+        tell(&self.dataplane, &commands)?;
+        for news in &news {
+            self.report.news(news)?;
         }
-    }
-
-    fn refused(&self, reason: RefuseReason) -> anyhow::Error {
-        refused(&self.membership.ticket().body().guest, reason)
-    }
-
-    fn handle_message(&mut self, message: ToMember) -> anyhow::Result<()> {
-        let commands = self.membership.handle_message(message, clock::now());
-        self.follow(commands)
-    }
-
-    /// Does what the gateway's words lead to; one whose words cannot be believed is left.
-    fn follow(&mut self, commands: Result<Vec<Command>, MembershipError>) -> anyhow::Result<()> {
-        match commands {
-            Ok(commands) => {
-                tell(&self.dataplane, &commands)?;
-                self.follow_config()?;
-                self.look_at_life()
-            }
-            Err(MembershipError::Evicted) => Err(self.refused(RefuseReason::Evicted)),
-            Err(error) => {
-                tracing::warn!(%error, "the gateway said what cannot be believed");
-                self.link.close();
-                Ok(())
-            }
-        }
-    }
-
-    /// Has the guest's cable follow a config that changed.
-    fn follow_config(&mut self) -> anyhow::Result<()> {
-        let Some(config) = self.membership.config() else { return Ok(()) };
-        if config.segment != self.wiring.segment || config.routes != self.wiring.routes {
-            self.wiring.segment = config.segment;
-            self.wiring.routes.clone_from(&config.routes);
+        let wiring = self.own.as_ref().and_then(Guest::wiring);
+        if let Some(wiring) = wiring.filter(|wiring| *wiring != self.wiring) {
+            self.wiring = wiring;
             self.host.say(&Ask::Follow(self.wiring.clone()))?;
         }
         Ok(())
@@ -289,9 +284,12 @@ impl Member {
 
     async fn handle_event(&mut self, event: Event) -> anyhow::Result<()> {
         match event {
-            Event::Path { slot, path, reason } => self.handle_path(slot, path, &reason).await?,
+            Event::Path { slot, path, reason } => self.handle_path(slot, path, reason).await?,
             Event::Stats(stats) => self.handle_stats(stats)?,
-            Event::PortLost { port: _, reason } => bail!("the guest's interface is gone: {reason}"),
+            Event::PortLost { port: LocalPort::GUEST, reason } if self.own.is_some() => {
+                bail!("the guest's interface is gone: {reason}")
+            }
+            Event::PortLost { port, reason } => self.lose(port, &reason),
             Event::Refused { reason } => tracing::warn!(reason, "the data plane refused a command"),
             Event::Pong { .. } => {} // nobody asks here
         }
@@ -299,12 +297,14 @@ impl Member {
     }
 
     fn handle_stats(&mut self, stats: Stats) -> anyhow::Result<()> {
-        if let Some(port) = stats.ports.iter().find(|port| port.port == LocalPort::GUEST) {
-            for news in self.story.look(port, clock::now()) {
-                match news {
-                    News::FirstFrame => self.report.guest_up()?,
-                    News::Address => self.report.address_handed_out()?,
-                }
+        for port in &stats.ports {
+            let mut effects = Effects::default();
+            if let Some(own) = self.own.as_mut().filter(|own| own.port == port.port) {
+                own.handle_stats(port, &mut effects);
+                self.take_own(effects)?;
+            } else if let Some(other) = self.others.get_mut(&port.port) {
+                other.guest.handle_stats(port, &mut effects);
+                other.say_news(effects.news);
             }
         }
         self.stats = stats;
@@ -315,7 +315,7 @@ impl Member {
         &mut self,
         slot: Slot,
         path: PathKind,
-        reason: &str,
+        reason: String,
     ) -> anyhow::Result<()> {
         if self.paths.insert(slot, path).unwrap_or(PathKind::None) == path {
             return Ok(());
@@ -323,73 +323,44 @@ impl Member {
         if let PathKind::Direct(addr) = path {
             self.host.say(&Ask::Proven(addr))?;
         }
-        if slot == Slot::GATEWAY && self.told != Told::Joined {
-            self.host.ask(&Ask::Open).await?;
-            if let (Some(grant), Some(config)) = (self.membership.grant(), self.membership.config())
-            {
-                self.told = Told::Joined;
-                let took = clock::now() - self.started_at;
-                self.report.joined(grant, config, &self.host.words(), path, took)?;
-            }
-            return Ok(());
+        if slot == Slot::GATEWAY {
+            self.others.values_mut().for_each(|other| other.look_joined(path));
         }
-        let other = self.membership.view().entries().get(&slot);
-        let to = match other {
+        let to = match self.driver().and_then(|guest| guest.membership.view().entries().get(&slot))
+        {
             _ if slot == Slot::GATEWAY => "buyer".to_owned(),
             Some(entry) => entry.grant.name.to_string(),
             None => return Ok(()), // gone from the order meanwhile
         };
-        Ok(self.report.path(&to, path, reason)?)
-    }
-
-    fn renew(&mut self) -> anyhow::Result<()> {
-        let now = clock::now();
-        if self.link.is_open() && self.membership.renew_at().is_some_and(|at| at <= now) {
-            let question = self.membership.renew(nonce()?, now);
-            self.link.send(question);
+        let news = News::Path { to, path, reason };
+        for other in self.others.values_mut() {
+            other.say_news(vec![news.clone()]);
+        }
+        let Some(own) = self.own.as_mut() else { return Ok(()) };
+        if slot != Slot::GATEWAY || own.is_joined {
+            return Ok(self.report.news(&news)?);
+        }
+        self.host.ask(&Ask::Open).await?;
+        own.is_joined = true;
+        let took = clock::now() - self.started_at;
+        if let Some(wiring) = own.wiring() {
+            self.report.joined(own.membership.ticket(), &wiring, &self.host.words(), path, took)?;
         }
         Ok(())
     }
 
-    /// Tells the user when the grant has run out and when it was renewed, and gives up in the end.
-    fn look_at_life(&mut self) -> anyhow::Result<()> {
-        let now = clock::now();
-        while let Some(change) = self.membership.poll(now) {
-            match change {
-                LifeChange::Expired => {
-                    self.suspended_at = Some(now);
-                    self.report.suspended(self.life())?;
-                }
-                LifeChange::Resumed => {
-                    self.suspended_at = None;
-                    self.report.resumed()?;
-                }
-            }
-        }
-        match self.suspended_at {
-            Some(at) if now - at > self.keep => {
-                let text = format!(
-                    "the buyer has not been heard for {} and the guest was given up: bring it back \
-                     with `overlay-seller resume`",
-                    duration::show(self.keep + self.life())
-                );
-                Err(Fault::new(Exit::Unreachable, text).into())
-            }
-            _ => Ok(()),
-        }
-    }
-
-    fn life(&self) -> Duration {
-        Duration::from_secs(self.membership.grant().map_or(0, |grant| grant.life_s).into())
-    }
-
     fn handle_tick(&mut self) -> anyhow::Result<()> {
         self.dataplane.send(&Command::GetStats)?;
-        self.look_at_life()?;
-        self.renew()?;
+        let mut effects = Effects::default();
+        if let Some(own) = &mut self.own {
+            own.handle_tick(&mut effects)?;
+            self.take_own(effects)?;
+        }
+        self.tick_others();
         self.name_alive()?;
-        if self.told == Told::Nothing && clock::now() - self.started_at > PATH_AFTER_MAX {
-            self.told = Told::Late;
+        let is_silent = self.paths.is_empty() && !self.is_late;
+        if is_silent && clock::now() - self.started_at > PATH_AFTER_MAX {
+            self.is_late = true;
             tracing::warn!(
                 "no data passes to the gateway yet: is UDP open to its port in all firewalls?"
             );
@@ -412,62 +383,88 @@ impl Member {
         self.host.say(&Ask::Alive(addrs))
     }
 
-    fn capture(&self, detail: Detail) -> Answer {
-        let body = self.membership.ticket().body();
-        let begin = || -> io::Result<Answer> {
-            let (records, readers) = capture::pair()?;
-            self.dataplane.capture(LocalPort::GUEST, detail, None, records)?;
-            let name = format!("{}/{}", body.order_name, body.guest);
-            let captured = Captured { name, words: self.host.words() };
-            Ok(Answer { value: json!(captured), fd: Some(readers) })
-        };
-        begin().unwrap_or_else(|error| json!({ "error": error.to_string() }).into())
+    /// Returns the guest that drives the data plane.
+    fn driver(&self) -> Option<&Guest> {
+        let others = self.others.values().map(|other| &other.guest);
+        self.own.iter().chain(others).find(|guest| guest.membership.drives())
     }
 
-    async fn status(&mut self) -> anyhow::Result<LeaseStatus> {
-        let stopped = self.host.counts().await?;
-        let stopped = stopped.into_iter().map(|(name, frames)| (drops::of_wire(&name), frames));
-        let counted = self.stats.drops.iter().cloned().chain(stopped).collect();
-        let ticket = self.membership.ticket();
-        let station = self.membership.grant().map(|grant| grant.station);
-        let path = self.paths.get(&Slot::GATEWAY).copied().unwrap_or(PathKind::None);
-        let buyer = self.stats.members.iter().find(|stats| stats.slot == Slot::GATEWAY);
-        let rtt_us = buyer.and_then(|stats| stats.rtt_us);
-        let state = match (path, self.link.is_open()) {
-            _ if self.suspended_at.is_some() => "suspended",
-            (PathKind::None, false) => "away",
-            (PathKind::None, true) => "control",
-            (PathKind::Direct(_) | PathKind::Relay, false) => "data",
-            (PathKind::Direct(_) | PathKind::Relay, true) => "up",
-        };
-        let (path, remote) = path_words(path);
+    /// Has the data plane driven by a guest that lives, and ports plugged in whose guests do.
+    fn settle(&mut self) -> anyhow::Result<()> {
         let now = clock::now();
-        Ok(LeaseStatus {
-            order: ticket.body().order_name.to_string(),
-            id: self.membership.order().to_string(),
-            guest: ticket.body().guest.to_string(),
-            ipv4: station.map_or(String::new(), |station| station.ipv4.to_string()),
-            ipv6: station.map_or(String::new(), |station| station.ipv6.to_string()),
-            attached: self.host.words(),
-            port: self.port,
-            path: path.to_owned(),
-            remote,
-            rtt_ms: rtt_us.map(|us| f64::from(us) / 1000.0),
-            members: self.membership.view().entries().len(),
-            state: state.to_owned(),
-            lease_left_s: self.membership.expires_at().map(|at| (at - now).as_secs()),
-            first_frame_s: self.story.first_frame_at.map(|at| (now - at).as_secs()),
-            addresses_given: self.story.addresses_given,
-            in_frames: self.stats.ports.iter().map(|port| port.in_frames).sum(),
-            in_bytes: self.stats.ports.iter().map(|port| port.in_bytes).sum(),
-            in_bps: self.story.from.bps(),
-            in_fps: self.story.from.fps(),
-            out_frames: self.stats.ports.iter().map(|port| port.out_frames).sum(),
-            out_bytes: self.stats.ports.iter().map(|port| port.out_bytes).sum(),
-            out_bps: self.story.to.bps(),
-            out_fps: self.story.to.fps(),
-            reasons: drops::all_words(&counted),
-            drops: counted,
-        })
+        if self.driver().is_none_or(|driver| !driver.is_alive(now)) {
+            self.drive_on(None)?;
+        }
+        let any_lives = self.driver().is_some_and(|driver| driver.is_alive(now));
+        let dataplane = &self.dataplane;
+        let others = self.others.values_mut().map(|other| &mut other.guest);
+        for guest in self.own.iter_mut().chain(others) {
+            match (guest.is_alive(now), guest.is_attached) {
+                (true, false) => plug(dataplane, guest)?,
+                (false, true) if any_lives => {
+                    dataplane.send(&Command::DetachPort(guest.port))?;
+                    guest.is_attached = false;
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Lets a guest that lives drive the data plane, in place of the present one or of `from`.
+    pub(super) fn drive_on(&mut self, from: Option<&mut Guest>) -> anyhow::Result<()> {
+        let now = clock::now();
+        let goes = from.is_some();
+        let others = self.others.values_mut().map(|other| &mut other.guest);
+        let mut guests: Vec<_> =
+            from.into_iter().chain(self.own.iter_mut()).chain(others).collect();
+        let from = guests.iter().position(|guest| guest.membership.drives());
+        let may = |guest: &Guest| !guest.membership.drives() && guest.membership.grant().is_some();
+        let alive = guests.iter().position(|guest| may(guest) && guest.is_alive(now));
+        // Where nobody lives, one that goes leaves it to anybody.
+        let any = guests.iter().position(|guest| may(guest)).filter(|_| goes);
+        let Some((from, to)) = from.zip(alive.or(any)) else { return Ok(()) };
+        let Ok([from, to]) = guests.get_disjoint_mut([from, to]) else { return Ok(()) };
+        let commands = to.membership.take_over(&mut from.membership, now);
+        tell(&self.dataplane, &commands)
+    }
+
+    /// Unplugs a guest for good.
+    pub(super) fn unplug(&self, guest: &mut Guest) -> anyhow::Result<()> {
+        if std::mem::take(&mut guest.is_attached) {
+            self.dataplane.send(&Command::DetachPort(guest.port))?;
+        }
+        guest.cable = None;
+        Ok(())
+    }
+
+    /// Tells whose ports the data plane has.
+    pub(super) fn tell_local(&mut self) -> anyhow::Result<()> {
+        let granted = |guest: &&mut Guest| guest.membership.grant().is_some();
+        let others = self.others.values_mut().map(|other| &mut other.guest);
+        let mut guests: Vec<_> = self.own.iter_mut().chain(others).filter(granted).collect();
+        let slots: Vec<_> = guests.iter().map(|guest| guest.slot()).collect();
+        for guest in &mut guests {
+            tell(&self.dataplane, &guest.membership.set_local(&slots))?;
+        }
+        Ok(())
+    }
+}
+
+/// Plugs a guest in whose cable is there.
+pub(super) fn plug(dataplane: &DataPlane, guest: &mut Guest) -> anyhow::Result<()> {
+    let (Some(cable), Some(grant)) = (&guest.cable, guest.membership.grant()) else {
+        return Ok(());
+    };
+    let cable = cable.try_clone()?;
+    dataplane.attach(guest.port, vec![grant.station], grant.limits, cable)?;
+    guest.is_attached = true;
+    Ok(())
+}
+
+async fn next_own(own: &mut Option<Guest>) -> super::link::LinkEvent {
+    match own {
+        Some(own) => own.link.next().await,
+        None => std::future::pending().await,
     }
 }

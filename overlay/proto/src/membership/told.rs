@@ -1,68 +1,151 @@
 //! What data planes were told, and the gateway's own.
+//!
+//! # Theory of operation
+//! A data plane knows a member by its key. Guests that share a lease share that key, so for others
+//! they are one [`Member`] whose slot is the lowest of theirs ([`gather`]); when that slot goes,
+//! the next lowest is another member with a tunnel of its own, and what was sealed for the old one
+//! is for nobody. [`Plane`] and [`Port`] keep what was told and say what is new; the order in which
+//! they say it leaves no key and no station with two members at any moment.
 
 use std::collections::BTreeMap;
 
+use vde_switch::port::STATIONS_MAX;
 use vde_switch::station::Segment;
 
-use crate::control::{Command, GuestConfig, Life, Limits, LocalPort, Member, Route, Slot};
+use crate::control::{
+    AddressTrust, CANDIDATES_MAX, Command, GuestConfig, Life, Limits, LocalPort, Member, Route,
+    Slot,
+};
 use crate::dial::DialRules;
 use crate::registry::{MemberInfo, Registry, Standing};
 
-/// What a data plane was told.
+/// What a data plane was told of the order: by one membership at a time.
 #[derive(Debug, Default)]
-pub(super) struct Told {
+pub(super) struct Plane {
     segment: Option<Segment>,
     routes: Vec<Route>,
-    /// Of the guest's port; the first are told by whoever attaches it.
-    limits: Option<Limits>,
-    guest: Option<GuestConfig>,
     members: BTreeMap<Slot, Member>,
+    /// Whose ports are its own, whatever a roster says that is older than that.
+    pub(super) local: Vec<Slot>,
 }
 
-impl Told {
-    /// Says what leads from what was told to what should be known.
-    pub(super) fn tell(
-        &mut self,
-        segment: Segment,
-        routes: &[Route],
-        limits: Limits,
-        guest: Option<GuestConfig>,
-        members: BTreeMap<Slot, Member>,
-    ) -> Vec<Command> {
+impl Plane {
+    /// Knows nothing of what was told; the ports stay its own.
+    pub(super) fn forget(&mut self) {
+        *self = Self { local: std::mem::take(&mut self.local), ..Self::default() };
+    }
+
+    /// Says what leads from the segment that was told to the one that should be known.
+    pub(super) fn tell_segment(&mut self, segment: Segment, routes: &[Route]) -> Vec<Command> {
         let mut commands = Vec::new();
-        if self.segment != Some(segment) {
+        if self.segment.replace(segment) != Some(segment) {
             commands.push(Command::SetSegment(segment));
         }
         if self.routes != routes {
+            self.routes = routes.to_vec();
             commands.push(Command::SetRoutes(routes.to_vec()));
         }
-        if self.limits.is_some_and(|told| told != limits) {
-            commands.push(Command::SetLimits { port: LocalPort::GUEST, limits });
+        commands
+    }
+
+    /// Says what leads from the members that were told to those that should be known, in an order
+    /// in which no station and no key ever belongs to two.
+    pub(super) fn tell_members(&mut self, members: BTreeMap<Slot, Member>) -> Vec<Command> {
+        let mut commands = Vec::new();
+        let mut known = std::mem::take(&mut self.members);
+        known.retain(|slot, old| {
+            let moved = |new: &Member| {
+                new.key != old.key && members.values().any(|other| other.key == old.key)
+            };
+            let stays = members.get(slot).is_some_and(|new| !moved(new));
+            if !stays {
+                commands.push(Command::RemoveMember(*slot));
+            }
+            stays
+        });
+        for (slot, old) in &mut known {
+            let Some(new) = members.get(slot) else { continue };
+            if old.stations.iter().any(|station| !new.stations.contains(station)) {
+                let kept = new.stations.iter().filter(|station| old.stations.contains(station));
+                *old = Member { stations: kept.copied().collect(), ..new.clone() };
+                commands.push(Command::SetMember(old.clone()));
+            }
         }
-        if let Some(guest) = guest.as_ref().filter(|guest| self.guest.as_ref() != Some(guest)) {
-            commands.push(Command::Serve { port: LocalPort::GUEST, guest: guest.clone() });
-        }
-        let gone = self.members.keys().filter(|slot| !members.contains_key(slot));
-        commands.extend(gone.map(|slot| Command::RemoveMember(*slot)));
         for (slot, member) in &members {
-            if self.members.get(slot) != Some(member) {
+            if known.get(slot) != Some(member) {
                 commands.push(Command::SetMember(member.clone()));
             }
         }
-        let gateway = members.get(&Slot::GATEWAY);
-        if gateway.is_some() && gateway != self.members.get(&Slot::GATEWAY) {
-            commands.push(Command::Connect(Slot::GATEWAY));
+        let gateway = Command::Connect(Slot::GATEWAY);
+        let is_gateway =
+            |c: &Command| matches!(c, Command::SetMember(m) if m.slot == Slot::GATEWAY);
+        if commands.iter().any(is_gateway) {
+            commands.push(gateway);
         }
-        let routes = routes.to_vec();
-        *self = Self { segment: Some(segment), routes, limits: Some(limits), guest, members };
+        self.members = members;
         commands
     }
+}
+
+/// What a data plane was told of one local port; the first limits are told by whoever attaches it.
+#[derive(Debug, Default)]
+pub(super) struct Port {
+    limits: Option<Limits>,
+    guest: Option<GuestConfig>,
+}
+
+impl Port {
+    /// Says what leads from what was told to what should be known.
+    pub(super) fn tell(
+        &mut self,
+        port: LocalPort,
+        limits: Limits,
+        guest: GuestConfig,
+    ) -> Vec<Command> {
+        let mut commands = Vec::new();
+        if self.limits.replace(limits).is_some_and(|told| told != limits) {
+            commands.push(Command::SetLimits { port, limits });
+        }
+        if self.guest.as_ref() != Some(&guest) {
+            self.guest = Some(guest.clone());
+            commands.push(Command::Serve { port, guest });
+        }
+        commands
+    }
+}
+
+/// Makes one member of all slots that share a data plane: the lowest of them, with the stations of
+/// all. `members` come by slot.
+///
+/// What does not fit (more than [`STATIONS_MAX`] stations of one key) is left out; it can neither
+/// speak nor be spoken to.
+pub(super) fn gather(members: impl IntoIterator<Item = Member>) -> BTreeMap<Slot, Member> {
+    let mut gathered: BTreeMap<Slot, Member> = BTreeMap::new();
+    let mut leads = BTreeMap::new();
+    for member in members {
+        let lead = *leads.entry(member.key).or_insert(member.slot);
+        let Some(known) = gathered.get_mut(&lead) else {
+            gathered.insert(lead, member);
+            continue;
+        };
+        let room = STATIONS_MAX.saturating_sub(known.stations.len());
+        known.stations.extend(member.stations.into_iter().take(room));
+        for addr in member.candidates {
+            if known.candidates.len() < CANDIDATES_MAX && !known.candidates.contains(&addr) {
+                known.candidates.push(addr);
+            }
+        }
+        if member.trust == AddressTrust::Hearsay {
+            known.trust = AddressTrust::Hearsay;
+        }
+    }
+    gathered
 }
 
 /// The members as the gateway's own data plane is told of them.
 #[derive(Debug, Default)]
 pub struct GatewayPlane {
-    told: Told,
+    told: Plane,
 }
 
 impl GatewayPlane {
@@ -77,10 +160,11 @@ impl GatewayPlane {
             trust: info.trust,
         };
         let live = registry.members().filter(|info| info.standing == Standing::Live);
-        let members = live.map(member).map(|member| (member.slot, member)).collect();
+        let members = gather(live.map(member));
         let first = self.told.segment.is_none().then_some(Command::Live(Life::Unlimited));
         let order = registry.order_record();
-        let news = self.told.tell(order.segment(), &order.routes, Limits::NONE, None, members);
-        first.into_iter().chain(news).collect()
+        let segment = self.told.tell_segment(order.segment(), &order.routes);
+        let members = self.told.tell_members(members);
+        first.into_iter().chain(segment).chain(members).collect()
     }
 }

@@ -5,6 +5,9 @@
 //! same key come again. A grant is signed for each join and each renewal, and each begins a life.
 //! Leaving keeps the ticket good; an eviction voids every ticket by which the key could return.
 //! What a refused request says changes nothing.
+//!
+//! Guests of one seller may share a data plane: their slots then have one key, and each comes, is
+//! renewed, leaves and is evicted by itself. A key of another seller's is refused.
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
@@ -79,8 +82,10 @@ impl Registry {
         if replaced.is_none() && self.is_present(slot, now) {
             return Err(RefuseReason::InUse);
         }
+        // Several guests of one host may share its data plane; nobody else's.
         let taken = |joined: &Joined| {
-            joined.record.slot != slot && joined.record.data_key == request.data_key
+            let record = &joined.record;
+            record.slot != slot && record.seller != peer && record.data_key == request.data_key
         };
         if request.data_key == self.order.gateway_key || self.joined.values().any(taken) {
             return Err(RefuseReason::KeyInUse);
@@ -106,8 +111,9 @@ impl Registry {
         self.version += 1;
         let before = self.joined.remove(&slot).filter(|old| old.record.data_key == record.data_key);
         let observed = canonical((remote, 0).into()).ip();
+        let heard = self.kin(&record.data_key).find_map(|(_, kin)| kin.heard);
         let mut joined = self.joined(record, grant, now);
-        joined.remote = Some(observed);
+        (joined.remote, joined.heard) = (Some(observed), heard);
         if let Some(old) = before {
             (joined.said, joined.heard) = (old.said, old.heard);
         }
@@ -206,9 +212,21 @@ impl Registry {
         self.change(slot, |joined| joined.said = said)
     }
 
-    /// Takes the address from which the data plane hears a member; says whether the roster changed.
+    /// Takes the address from which the data plane hears a member, and with it all guests of that
+    /// lease; says whether the roster changed.
     pub fn set_heard(&mut self, slot: Slot, addr: SocketAddr) -> bool {
-        self.change(slot, |joined| joined.heard = Some(canonical(addr)))
+        let Some(key) = self.joined.get(&slot).map(|joined| joined.record.data_key) else {
+            return false;
+        };
+        let kin: Vec<_> = self.kin(&key).map(|(slot, _)| slot).collect();
+        let hear = |joined: &mut Joined| joined.heard = Some(canonical(addr));
+        kin.into_iter().fold(false, |changed, slot| self.change(slot, hear) | changed)
+    }
+
+    /// Returns the slots that share a data plane, lowest first.
+    pub(super) fn kin(&self, data_key: &[u8; 32]) -> impl Iterator<Item = (Slot, &Joined)> {
+        let shares = |joined: &Joined| joined.record.data_key == *data_key;
+        self.joined.iter().filter(move |(_, j)| shares(j)).map(|(slot, joined)| (*slot, joined))
     }
 
     fn change(&mut self, slot: Slot, how: impl FnOnce(&mut Joined)) -> bool {

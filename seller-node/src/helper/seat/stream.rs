@@ -2,11 +2,11 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::process::{Child, ExitCode};
+use std::process::{self, Child, ExitCode};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use overlay::confine::{self, pump_user, seccomp};
+use overlay::confine::{self, lone_pump_user, pump_user, seccomp};
 use overlay::exit::{Exit, Fault};
 use overlay::helper::start_role;
 use vde_attach::stream::{LOOK_INTERVAL, Pump, PumpEnds, StreamError, StreamNews, StreamSeat};
@@ -58,10 +58,11 @@ impl SocketSeat {
         format!("stream {} mac {}", self.path.display(), self.mac)
     }
 
-    pub(super) fn plug(&mut self, wiring: &Wiring, port: u16) -> anyhow::Result<OwnedFd> {
+    pub(super) fn plug(&mut self, wiring: &Wiring, port: Option<u16>) -> anyhow::Result<OwnedFd> {
         let (ends, cable) = self.seat.open(wiring.segment.mtu).context("no socket pair")?;
         let fds = [ends.line.as_fd(), ends.cable.as_fd()];
-        let pump = start_role(NAME, ROLE, &fds, pump_user(port)?);
+        let user = port.map_or_else(|| lone_pump_user(process::id()), pump_user)?;
+        let pump = start_role(NAME, ROLE, &fds, user);
         self.pump = Some(pump.context("the guest's stream cannot be served")?);
         Ok(cable)
     }

@@ -62,17 +62,34 @@ fn all(report: Report) -> Vec<String> {
     let membership = joined();
     let grant = membership.grant().expect("granted");
     let config = membership.config().expect("told");
+    let (segment, routes) = (config.segment, config.routes.clone());
+    let wiring = Wiring { station: grant.station, segment, routes };
+    let path = |to: &str, path, reason: &str| News::Path {
+        to: to.to_owned(),
+        path,
+        reason: reason.to_owned(),
+    };
+    let control = |up, reason: &str| News::Control { up, reason: reason.to_owned() };
     let direct = PathKind::Direct((Ipv4Addr::new(198, 51, 100, 7), 7770).into());
     let tell = || -> io::Result<()> {
-        report.joined(grant, config, "eth0 in netns g", direct, Duration::from_millis(41))?;
-        report.guest_up()?;
-        report.address_handed_out()?;
-        report.path("g2", direct, "the first data came")?;
-        report.path("buyer", PathKind::None, "silent")?;
-        report.suspended(Duration::from_secs(900))?;
-        report.resumed()?;
-        report.control(false, "the connection was closed")?;
-        report.control(true, "joined again")?;
+        let (ticket, took) = (membership.ticket(), Duration::from_millis(41));
+        report.joined(ticket, &wiring, "eth0 in netns g", direct, took)?;
+        for news in [
+            News::FirstFrame,
+            News::Address,
+            path("g2", direct, "the first data came"),
+            path("buyer", PathKind::None, "silent"),
+            News::Suspended(Duration::from_secs(900)),
+            News::Resumed,
+            control(false, "the connection was closed"),
+            control(true, "joined again"),
+            News::Joined(direct),
+        ] {
+            report.news(&news)?;
+        }
+        report.goes_on(&["g2".to_owned(), "g3".to_owned()])?;
+        report.lease(None)?;
+        report.lease(Some("g2"))?;
         report.guest_started("qemu-system-x86_64", Some(1234), "tcg", Some("/tmp/g1.log"))?;
         report.guest_exited("exit status: 0", None)?;
         report.guest_exited("signal: 11 (SIGSEGV)", Some(Duration::from_secs(1)))
