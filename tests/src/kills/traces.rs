@@ -9,7 +9,7 @@ use crate::lab::Host;
 
 /// Firewall tables that stay after a kill by design: they shut what they belong to, and the next
 /// start replaces them.
-const KEPT_TABLES: [&str; 1] = ["inet ovl_farm"];
+const KEPT_TABLES: [&str; 2] = ["inet ovl_farm", "inet ovl_guard"];
 
 /// What is there.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
