@@ -519,8 +519,9 @@ impl Guard {
     }
 
     /// Takes back what this lease brought. What the kernel hears stays proven for [`HEARD_FOR`]: a
-    /// lease that is started again would spend what unproven addresses may be sent. Name servers and the control process's user may be
-    /// others' as well; so may a ticket's TCP addresses, which the other renews.
+    /// lease that is started again would spend what unproven addresses may be sent. Name servers
+    /// and the control process's user may be others' as well; so may a ticket's TCP addresses,
+    /// which the other renews.
     fn removal_of_lease(&self) -> Script {
         let mut script = Script::default();
         let port = self.spec.port;

@@ -3,9 +3,9 @@
 //! # Theory of operation
 //! A link that was just brought up may lose frames until the kernel's link watch has run, which a
 //! busy host does late: the first frame is sent again until it has come out. From then on no frame
-//! may be lost. What must pass is sent one by one, and each must come out as it went in. What must not is sent
-//! in one go, with a frame that passes behind it: when that one has come out, nothing else may
-//! have. A frame that the kernel refuses to take has been stopped, too.
+//! may be lost. What must pass is sent one by one, and each must come out as it went in. What must
+//! not is sent in one go, with a frame that passes behind it: when that one has come out, nothing
+//! else may have. A frame that the kernel refuses to take has been stopped, too.
 //!
 //! # Limits
 //! [`WAIT_MAX`] for each frame that must pass, [`FIRST_TRIES_MAX`] times [`FIRST_PAUSE`] for the
