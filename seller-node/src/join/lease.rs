@@ -126,18 +126,29 @@ pub(crate) fn ticket_of(state: &StateDir, wanted: &str) -> anyhow::Result<Ticket
         None => (wanted, None),
     };
     let mut found = Vec::new();
-    for name in state.names(Kind::Lease) {
-        let store = match Store::open(&state.store_path(Kind::Lease, &name)) {
-            // Running ones need not be resumed.
-            Err(StoreError::Busy(_) | StoreError::Absent(_)) => continue,
-            store => store?,
-        };
-        let ticket = Ticket::decode(&records::load_lease(&store)?.ticket)?;
-        let body = ticket.body();
-        let is_order = body.order_name.as_str() == order || ticket.order().to_string() == order;
-        if is_order && guest.is_none_or(|guest| body.guest.as_str() == guest) {
-            found.push(ticket);
+    for _ in 0..BUSY_TRIES {
+        let mut is_busy = false;
+        for name in state.names(Kind::Lease) {
+            let store = match Store::open(&state.store_path(Kind::Lease, &name)) {
+                // Running ones need not be resumed; of a killed one the last process may be there.
+                Err(StoreError::Busy(_)) => {
+                    is_busy = true;
+                    continue;
+                }
+                Err(StoreError::Absent(_)) => continue,
+                store => store?,
+            };
+            let ticket = Ticket::decode(&records::load_lease(&store)?.ticket)?;
+            let body = ticket.body();
+            let is_order = body.order_name.as_str() == order || ticket.order().to_string() == order;
+            if is_order && guest.is_none_or(|guest| body.guest.as_str() == guest) {
+                found.push(ticket);
+            }
         }
+        if !found.is_empty() || !is_busy {
+            break;
+        }
+        thread::sleep(BUSY_INTERVAL);
     }
     if found.len() > 1 {
         let guests: Vec<_> = found.iter().map(|ticket| ticket.body().guest.as_str()).collect();
