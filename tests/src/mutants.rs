@@ -115,8 +115,10 @@ impl Copy {
     /// With what it said, if they do not.
     pub fn passes(&self, command: &str, most: Duration) -> Result<()> {
         let output = self.run(command, most)?;
-        let said = String::from_utf8_lossy(&output.stdout);
-        ensure!(output.status.success(), "{command} fails as it is: {said}");
+        let [said, errors] =
+            [&output.stdout, &output.stderr].map(|text| String::from_utf8_lossy(text));
+        let (status, last) = (output.status, errors.lines().last().unwrap_or_default());
+        ensure!(status.success(), "{command} fails as it is ({status}, {last}): {said}");
         Ok(())
     }
 
