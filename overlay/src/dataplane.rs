@@ -112,7 +112,13 @@ impl DataPlane {
     }
 
     fn send_fd(&self, command: &Command, fd: Option<BorrowedFd<'_>>) -> io::Result<()> {
-        ipc::send(&self.socket, &ipc::encode(command)?, fd.as_slice())
+        let sent = ipc::send(&self.socket, &ipc::encode(command)?, fd.as_slice());
+        sent.map_err(|error| match error.kind() {
+            io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset => {
+                io::Error::new(error.kind(), "the data plane has ended")
+            }
+            _ => error,
+        })
     }
 
     /// Returns the next event, `None` once the data plane has stopped.

@@ -13,11 +13,16 @@ use std::fs::{self, DirBuilder, File, TryLockError};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::Duration;
 
 /// Where the files are.
 const DIR: &str = "/run/overlay";
 /// The calling thread's network namespace.
 const NETNS: &str = "/proc/thread-self/ns/net";
+/// How often it is asked whether a share is the only one, and the pause between.
+const LAST_TRIES_MAX: u32 = 3;
+const LAST_PAUSE: Duration = Duration::from_millis(10);
 
 /// The paths of one namespace's locks.
 #[derive(Debug)]
@@ -47,13 +52,20 @@ impl Locks {
     }
 
     /// Says whether `life` is the only share, and makes it so. Only with the turn in hand.
+    ///
+    /// Asked [`LAST_TRIES_MAX`] times: a program that is being started has for a moment whatever
+    /// its parent has open.
     pub(super) fn is_last(life: &File) -> io::Result<bool> {
-        match life.try_lock() {
-            Ok(()) => Ok(true),
-            // The kernel lets go of the share before it tries, and may not give it back.
-            Err(TryLockError::WouldBlock) => life.lock_shared().map(|()| false),
-            Err(TryLockError::Error(error)) => Err(error),
+        for _ in 0..LAST_TRIES_MAX {
+            match life.try_lock() {
+                Ok(()) => return Ok(true),
+                // The kernel lets go of the share before it tries, and may not give it back.
+                Err(TryLockError::WouldBlock) => life.lock_shared()?,
+                Err(TryLockError::Error(error)) => return Err(error),
+            }
+            thread::sleep(LAST_PAUSE);
         }
+        Ok(false)
     }
 
     /// Removes the files, for the last one, who holds both.

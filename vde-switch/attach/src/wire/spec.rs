@@ -91,7 +91,8 @@ impl WireSpec {
             return Err(SpecError::Ipv4(ipv4));
         }
         let host_bits = u128::MAX.checked_shr(len6.into()).unwrap_or(0);
-        let sound = (8..128).contains(&len6) && prefix.to_bits() & host_bits == 0;
+        // Beside the prefix itself, the guest and another have room.
+        let sound = (8..127).contains(&len6) && prefix.to_bits() & host_bits == 0;
         // From 8 bits on, the first byte tells these apart; fe80::/10 begins with fe.
         if !sound || matches!(prefix.octets()[0], 0 | 0xfe | 0xff) {
             return Err(SpecError::Prefix(prefix, len6));
