@@ -225,6 +225,28 @@ proptest! {
     }
 }
 
+/// Each is also what the rules stop: this wall is seen by its switches alone.
+#[test]
+fn the_stack_of_a_wires_namespace_is_silent_by_its_switches() {
+    if !is_root() {
+        return;
+    }
+    let (wire, ..) = up(&spec());
+    for (switch, value) in [
+        ("ipv6/conf/all/disable_ipv6", "1"),
+        ("ipv6/conf/default/disable_ipv6", "1"),
+        ("ipv6/conf/all/accept_ra", "0"),
+        ("ipv6/conf/default/accept_ra", "0"),
+        ("ipv6/conf/all/forwarding", "0"),
+        ("ipv4/ip_forward", "0"),
+        ("ipv4/conf/all/arp_ignore", "8"),
+    ] {
+        let path = format!("/proc/sys/net/{switch}");
+        let found = run_in(wire.netns(), || fs::read_to_string(&path)).unwrap();
+        assert_eq!(found.expect(switch).trim(), value, "{switch}");
+    }
+}
+
 #[test]
 fn a_wire_follows_its_order_and_goes_on_counting() {
     if !is_root() {
