@@ -12,11 +12,9 @@ mod frames;
 mod rows;
 mod sys;
 
-use std::sync::atomic::Ordering;
-
 use asks::*;
 use frames::*;
-use sys::ASKED;
+use sys::asked;
 use vde_switch::flood::Budget;
 use vde_switch::frame::Frame;
 use vde_switch::mac::MacAddr;
@@ -40,9 +38,9 @@ fn show(switch: &mut Switch, bytes: &[u8], now: u64) -> Verdict {
 
 /// Returns how many bytes were allocated meanwhile.
 fn allocated(act: impl FnOnce()) -> u64 {
-    let before = ASKED.load(Ordering::Relaxed);
+    let before = asked();
     act();
-    ASKED.load(Ordering::Relaxed) - before
+    asked() - before
 }
 
 /// One frame of each budget.

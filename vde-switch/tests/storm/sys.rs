@@ -2,10 +2,17 @@
 #![expect(unsafe_code, reason = "a global allocator cannot be made without")]
 
 use std::alloc::{GlobalAlloc, Layout, System};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::cell::Cell;
 
-/// Bytes that were asked for since the start, given back or not.
-pub(crate) static ASKED: AtomicU64 = AtomicU64::new(0);
+thread_local! {
+    static ASKED: Cell<u64> = const { Cell::new(0) };
+}
+
+/// Returns the bytes that this thread has asked for since its start, given back or not: the test
+/// harness has threads of its own.
+pub(crate) fn asked() -> u64 {
+    ASKED.with(Cell::get)
+}
 
 struct Counting;
 
@@ -13,7 +20,8 @@ struct Counting;
 unsafe impl GlobalAlloc for Counting {
     // SAFETY: what the caller promises is passed on as it is.
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        ASKED.fetch_add(layout.size() as u64, Ordering::Relaxed);
+        // A thread that is ending has none any more.
+        let _ = ASKED.try_with(|asked| asked.set(asked.get() + layout.size() as u64));
         // SAFETY: the caller's promise is the one that is asked for.
         unsafe { System.alloc(layout) }
     }
