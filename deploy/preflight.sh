@@ -79,6 +79,7 @@ check() {
   need ethtool ethtool
   need iperf3 iperf3
   need tcpdump tcpdump
+  need strace strace
   need groff groff-base
   need make make
   need cc build-essential

@@ -1,6 +1,8 @@
 //! The real programs, played by hosts of a lab as their users would: by command line and stdout.
 
+use std::fs::Permissions;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Output;
 use std::time::{Duration, Instant};
@@ -47,6 +49,20 @@ pub fn beside(name: &str) -> Result<PathBuf> {
     Ok(path)
 }
 
+/// Writes a script of a program's name into a folder of `dir`, which runs it by a command that runs
+/// programs: `prlimit --nofile=64`.
+///
+/// # Errors
+/// The system's.
+pub fn wrapped(program: &Path, dir: &Path, by: &str) -> Result<PathBuf> {
+    let path = dir.join("wrapped").join(program.file_name().context("a program has a name")?);
+    std::fs::create_dir_all(dir.join("wrapped"))?;
+    let program = program.display();
+    std::fs::write(&path, format!("#!/bin/sh\nexec {by} '{program}' \"$@\"\n"))?;
+    std::fs::set_permissions(&path, Permissions::from_mode(0o755))?;
+    Ok(path)
+}
+
 /// A running `overlay-gw up`.
 #[derive(Debug)]
 pub struct Gateway {
@@ -71,12 +87,8 @@ impl Gateway {
     /// # Errors
     /// When it ends before, or its line is not as documented.
     pub fn up(programs: &Programs, host: &Host, order: &str, args: &[&str]) -> Result<Self> {
-        let state = state_of(host);
-        let mut all = vec!["up", order, "--state", &state];
-        all.extend(args);
-        let mut process = host.spawn(&programs.gateway, all)?;
-        let start = format!("{order}  ");
-        let line = process.wait_line(START_MAX, |line| line.starts_with(&start))?;
+        let mut process = Self::start(programs, host, order, args)?;
+        let line = process.wait_line(START_MAX, |line| Self::is_ready(order, line))?;
         let (ipv4, ipv6) = buyer_addresses(&line)
             .with_context(|| format!("overlay-gw printed a line of another form: {line}"))?;
         Ok(Self {
@@ -88,6 +100,23 @@ impl Gateway {
             ipv6,
             program: programs.gateway.clone(),
         })
+    }
+
+    /// Starts `overlay-gw up` without waiting for anything.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn start(programs: &Programs, host: &Host, order: &str, args: &[&str]) -> Result<Process> {
+        let state = state_of(host);
+        let mut all = vec!["up", order, "--state", &state];
+        all.extend(args);
+        host.spawn(&programs.gateway, all)
+    }
+
+    /// Tells whether it is the line that `up` prints when ready.
+    #[must_use]
+    pub fn is_ready(order: &str, line: &str) -> bool {
+        line.strip_prefix(order).is_some_and(|rest| rest.starts_with("  "))
     }
 
     /// Runs another command of `overlay-gw` beside it.
@@ -175,8 +204,7 @@ impl Guest {
     ) -> Result<Self> {
         let started = Instant::now();
         let mut process = Self::start(programs, seller, seat, ticket, args)?;
-        let is_it = |line: &str| line.contains("  order ") && line.contains(" in netns ");
-        let line = process.wait_line(START_MAX, is_it)?;
+        let line = process.wait_line(START_MAX, Self::is_there)?;
         let took = started.elapsed();
         let mut fields = line.split("  ");
         let mut addresses = || {
@@ -213,6 +241,12 @@ impl Guest {
         let mut all = vec!["join", ticket, "--attach", &attach, "--state", &state];
         all.extend(args);
         seller.spawn(&programs.seller, all)
+    }
+
+    /// Tells whether it is the line that `join` prints when data has passed both ways.
+    #[must_use]
+    pub fn is_there(line: &str) -> bool {
+        line.contains("  order ") && line.contains(" in netns ")
     }
 
     /// Returns both its addresses, IPv4 first.

@@ -53,6 +53,7 @@ use self::seats::Seat;
 use self::services::Services;
 use self::watch::{Places, Sightings, Suspect, Watch};
 use crate::cast::{Gateway, Programs};
+use crate::lab::process::Process;
 use crate::lab::{Cable, End, Host, Lab, Wire, masquerade};
 
 /// The home's network.
@@ -194,10 +195,24 @@ impl Home {
     /// # Errors
     /// As [`Gateway::up`].
     pub fn open(&self, order: &str) -> Result<Gateway> {
-        let at = format!("{}:7770", self.buyer_cable.host.ipv4);
-        let port = OPEN_PORT.to_string();
+        let [at, port] = self.advertised();
         let words = ["--subnet", SUBNET, "--expose", &port, "--advertise", &at];
         Gateway::up(&self.programs, &self.buyer, order, &words)
+    }
+
+    /// Starts the same by other programs, without waiting for anything.
+    ///
+    /// # Errors
+    /// As [`Gateway::start`].
+    pub fn start(&self, programs: &Programs, order: &str) -> Result<Process> {
+        let [at, port] = self.advertised();
+        let words = ["--subnet", SUBNET, "--expose", &port, "--advertise", &at];
+        Gateway::start(programs, &self.buyer, order, &words)
+    }
+
+    /// Where the order says that it is, and the port that it exposes.
+    fn advertised(&self) -> [String; 2] {
+        [format!("{}:7770", self.buyer_cable.host.ipv4), OPEN_PORT.to_string()]
     }
 
     /// Returns every host but the guests.

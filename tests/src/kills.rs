@@ -1,4 +1,5 @@
-//! Kills and stops of any process of the programs at random moments, while a guest attacks.
+//! Kills and stops of any process of the programs at random moments, or at each step, while a guest
+//! attacks.
 //!
 //! # Theory of operation
 //! In a [`Home`] a guest attacks again and again and everybody is watched, as in any attack. Every
@@ -14,6 +15,7 @@
 //! its default route, in the clear, as it would without us: that is shown, but not counted. It is
 //! the guest that asks whether all is well; where it is a machine, the buyer's side is spared.
 
+mod steps;
 mod traces;
 
 use std::collections::BTreeMap;
@@ -25,6 +27,7 @@ use anyhow::{Context, Result, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+pub use self::steps::steps;
 use self::traces::{Traces, named};
 use crate::cast::{Gateway, Guest};
 use crate::home::frames::Station;
@@ -141,19 +144,8 @@ struct Scene {
 pub fn kills(kind: Kind, time: Duration, seed: u64, mut say: impl FnMut(&str)) -> Result<Report> {
     let mut scene = Scene::set(kind)?;
     let station = scene.start()?;
-    let buyer = scene.gateway.as_ref().context("the order is open")?;
-    let members = [buyer_of(buyer)?];
-    let place = |host: &str, interface: &str| (host.to_owned(), interface.to_owned());
-    let places =
-        Places { cable: vec![place("buyer", "lo")], inside: vec![place("buyer", "ovl-farm")] };
-    let mut plan = scene.home.plan(station, &members, &[])?;
-    plan.mutations = 1;
-    let wan = &scene.home.buyer_cable.host;
-    let buyer =
-        vec![members[0].ipv4.into(), members[0].ipv6.into(), wan.ipv4.into(), wan.ipv6.into()];
-    let suspect = Suspect { buyer, ..Suspect::of(&station) };
-    let watch = Watch::keep(&scene.home.hosts(), &suspect, &places)?;
-    let load = scene.attack(&plan.words())?;
+    let (watch, words) = scene.watch(&station)?;
+    let load = scene.attack(&words)?;
     let mut rng = Rng::new(seed);
     let until = Instant::now() + time;
     while Instant::now() < until {
@@ -163,7 +155,7 @@ pub fn kills(kind: Kind, time: Duration, seed: u64, mut say: impl FnMut(&str)) -
         let line = scene.strike(side, &mut rng)?;
         say(&line);
         if kind == Kind::Machine {
-            scene.attack(&plan.words())?;
+            scene.attack(&words)?;
         }
     }
     drop(load);
@@ -224,6 +216,22 @@ impl Scene {
             (Kind::Netns, Some(gateway)) => (self.seat.clone(), gateway.ipv4.into()),
             _ => (self.home.buyer.clone(), self.ipv4.into()),
         }
+    }
+
+    /// Watches everybody; returns the words by which the guest attacks, too.
+    fn watch(&self, station: &Station) -> Result<(Watch, Vec<String>)> {
+        let buyer = self.gateway.as_ref().context("the order is open")?;
+        let members = [buyer_of(buyer)?];
+        let place = |host: &str, interface: &str| (host.to_owned(), interface.to_owned());
+        let places =
+            Places { cable: vec![place("buyer", "lo")], inside: vec![place("buyer", "ovl-farm")] };
+        let mut plan = self.home.plan(*station, &members, &[])?;
+        plan.mutations = 1;
+        let wan = &self.home.buyer_cable.host;
+        let buyer =
+            vec![members[0].ipv4.into(), members[0].ipv6.into(), wan.ipv4.into(), wan.ipv6.into()];
+        let suspect = Suspect { buyer, ..Suspect::of(station) };
+        Ok((Watch::keep(&self.home.hosts(), &suspect, &places)?, plan.words()))
     }
 
     /// Lets the guest attack on and on; a machine has to be told after each start.

@@ -1,5 +1,5 @@
 //! Hostile callers at a gateway's TCP port: members keep their service, newcomers from elsewhere
-//! get in, memory and descriptors stay within bounds (C09 to C11, P23).
+//! get in, memory and descriptors stay within bounds (C09 to C11, P23, R07).
 
 use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream};
@@ -17,10 +17,11 @@ use overlay_proto::messages::{
 };
 use overlay_proto::ticket::{DialAddr, Ticket, TicketBody};
 use overlay_tests::caller::{self, Raw};
-use overlay_tests::cast::{Gateway, Guest};
+use overlay_tests::cast::{Gateway, Guest, wrapped};
 use overlay_tests::flood::{FORGED, own_forged};
 use overlay_tests::stage::Stage;
-use overlay_tests::traffic::{ping, wait_reach};
+use overlay_tests::traffic::{eventually, ping, wait_reach};
+use overlay_tests::tree::{Member, tree};
 use overlay_tests::vitals::Vitals;
 use tokio::time::{sleep, timeout};
 
@@ -30,6 +31,8 @@ const JOIN_MAX: Duration = Duration::from_secs(10);
 const GROWTH_MAX: u64 = 64 << 20;
 /// Descriptors that callers may make the gateway open: its cap on connections and some.
 const DESCRIPTORS_MAX: usize = 1500;
+/// How many it may open where it runs out of them: as it is started, and at most.
+const LIMIT: (usize, usize) = (40, 64);
 /// Half-open connections that are tried in all.
 const HALF_OPEN: usize = 10_000;
 /// Threads that open them.
@@ -54,13 +57,29 @@ struct Scene {
 
 impl Scene {
     fn new() -> Result<Self> {
+        Self::limited(None)
+    }
+
+    /// With so few descriptors for the gateway, to begin with and at most.
+    fn limited(descriptors: Option<(usize, usize)>) -> Result<Self> {
         let mut stage = Stage::build(&["buyer", "seller1", "seller2", "stranger"])?;
+        if let Some((soft, hard)) = descriptors {
+            let by = format!("prlimit --nofile={soft}:{hard}");
+            stage.programs.gateway = wrapped(&stage.programs.gateway, stage.lab.dir(), &by)?;
+        }
         let gateway = stage.open("buyer", "farm", &["--subnet", "10.77.0.0/24"])?;
         let member = stage.join(&gateway, "seller1", "guest1")?;
         wait_reach(&gateway.host, member.ipv4.into(), PATIENCE)?;
         let at = SocketAddr::from((stage.cable("buyer").host.ipv4, 7770));
         let before = Vitals::of_tree(&gateway.process)?;
         Ok(Self { stage, gateway, member, at, before })
+    }
+
+    /// Returns the number of the gateway's control process.
+    fn control(&self) -> Result<u32> {
+        let of_control = |member: &Member| member.name == "overlay-gw";
+        let control = tree(self.gateway.process.pid()).into_iter().skip(1).find(of_control);
+        Ok(control.context("the gateway has a control process")?.pid)
     }
 
     /// A newcomer joins, and the member hears of it and reaches it: joins, rosters and data all
@@ -119,6 +138,43 @@ fn connections_that_say_nothing_shut_nobody_out() -> Result<()> {
     eprintln!("{tried} half-open connections");
     ensure!(scene.gateway.process.is_running(), "the gateway is gone");
     scene.serves("afterwards")
+}
+
+#[test]
+fn a_gateway_out_of_descriptors_goes_on_and_takes_newcomers_when_it_has_some_again() -> Result<()> {
+    let mut scene = Scene::limited(Some(LIMIT))?;
+    let control = scene.control()?;
+    let limits = std::fs::read_to_string(format!("/proc/{control}/limits"))?;
+    let soft = limits.lines().find_map(|line| line.strip_prefix("Max open files"));
+    let soft = soft.and_then(|rest| rest.split_whitespace().next()?.parse().ok());
+    ensure!(soft == Some(LIMIT.1), "control may open {soft:?} files of {LIMIT:?}");
+    let open =
+        || Ok::<_, std::io::Error>(std::fs::read_dir(format!("/proc/{control}/fd"))?.count());
+    let before = open()?;
+    let (stranger, at) = (scene.stage.host("stranger").clone(), scene.at);
+    let connect = || TcpStream::connect_timeout(&at, PATIENCE);
+    let held =
+        stranger.within(|| (0..LIMIT.1).map(|_| connect()).collect::<Result<Vec<_>, _>>())?;
+    eventually("it runs out of descriptors", PATIENCE, || Ok(open()? == LIMIT.1))?;
+    let (calm, started) = (Vitals::of_tree(&scene.gateway.process)?, Instant::now());
+    let (host, to) = (scene.gateway.host.clone(), IpAddr::V4(scene.member.ipv4));
+    let pings = ping(&host, to, 300, Duration::from_millis(10))?;
+    let after = Vitals::of_tree(&scene.gateway.process)?;
+    let spent = (after.cpu_seconds - calm.cpu_seconds) / started.elapsed().as_secs_f64();
+    let most = open()?;
+    drop(held);
+    let log = scene.gateway.process.log();
+    let complaints = log.lines().filter(|line| line.contains("cannot accept")).count();
+    eprintln!(
+        "{before} descriptors, {most} under attack; {} of 300 pings, {spent:.2} of a core, \
+         {complaints} lines in the log",
+        pings.rtts_ms.len()
+    );
+    ensure!(most == LIMIT.1, "{most} descriptors: it had some meanwhile");
+    ensure!(complaints == 1, "{complaints} complaints in the log: {log}");
+    ensure!(pings.rtts_ms.len() >= 297, "{} of 300 pings", pings.rtts_ms.len());
+    ensure!(spent < 0.5, "the gateway spends {spent:.2} of a core on what it cannot accept");
+    scene.serves("descriptors again")
 }
 
 /// Opens connections without end and holds as many as it may, with a byte a second on each.

@@ -13,7 +13,7 @@ use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::prctl;
-use nix::sys::resource::{Resource, setrlimit};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SigHandler, Signal, signal};
 use nix::sys::stat::{Mode, umask};
 use nix::unistd::{ForkResult, Gid, Pid, Uid, fchdir, getppid, setgroups, setresgid, setresuid};
@@ -29,6 +29,10 @@ const CAP_NET_BIND_SERVICE: u32 = 10;
 
 /// The form of capability sets with 64 bits (linux/capability.h).
 const CAPABILITY_VERSION_3: u32 = 0x2008_0522;
+
+/// How many descriptors control may have if the system lets it: a gateway's 1024 connections, local
+/// commands, and room. Shells give 1024.
+const CONTROL_DESCRIPTORS: u64 = 8192;
 
 /// What a program that is started is left with.
 #[derive(Clone, Debug)]
@@ -143,6 +147,8 @@ pub struct Leave {
 pub fn leave_root(leave: Leave) -> io::Result<()> {
     let Leave { user: (uid, gid), parent, low_ports } = leave;
     setrlimit(Resource::RLIMIT_CORE, 0, 0)?;
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    setrlimit(Resource::RLIMIT_NOFILE, soft.max(hard.min(CONTROL_DESCRIPTORS)), hard)?;
     drop_bounding_set(low_ports.then_some(CAP_NET_BIND_SERVICE))?;
     let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
     setgroups(&[])?;

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures::{AsyncReadExt, StreamExt};
 use libp2p::swarm::{ConnectionId, SwarmEvent};
@@ -30,6 +30,8 @@ use super::{
 
 /// How long a listener may take to say where it listens.
 const LISTEN_TIMEOUT: Duration = Duration::from_secs(2);
+/// How often the log says that no connection can be accepted: strangers can bring that about.
+const COMPLAINT_INTERVAL: Duration = Duration::from_secs(60);
 
 /// Names a member stream, so that an old one of the same peer is not mistaken for its new one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -199,10 +201,14 @@ async fn run(mut swarm: Swarm, events: mpsc::Sender<GatewayEvent>) {
     let mut members = accept(MEMBER_PROTOCOL);
     let mut remotes: BTreeMap<PeerId, Vec<(ConnectionId, SocketAddr)>> = BTreeMap::new();
     let last_id = AtomicU64::new(0);
+    let mut complained_at = None;
     loop {
         tokio::select! {
             biased;
-            event = swarm.select_next_some() => handle_swarm(&mut swarm, &mut remotes, event),
+            event = swarm.select_next_some() => match event {
+                SwarmEvent::ListenerError { error, .. } => complain(&error, &mut complained_at),
+                event => handle_swarm(&mut swarm, &mut remotes, event),
+            },
             Some((peer, stream)) = joins.next() => {
                 if let Some((peer, remote)) = known(&remotes, &peer) {
                     tokio::spawn(join(peer, remote, stream, events.clone()));
@@ -253,8 +259,15 @@ fn handle_swarm(
         SwarmEvent::IncomingConnectionError { send_back_addr, error, .. } => {
             tracing::debug!(remote = %send_back_addr, %error, "a connection failed");
         }
-        SwarmEvent::ListenerError { error, .. } => tracing::warn!(%error, "cannot accept"),
         _ => {}
+    }
+}
+
+/// Says at most once in [`COMPLAINT_INTERVAL`] that no connection can be accepted.
+fn complain(error: &io::Error, complained_at: &mut Option<Instant>) {
+    if complained_at.is_none_or(|at| at.elapsed() >= COMPLAINT_INTERVAL) {
+        *complained_at = Some(Instant::now());
+        tracing::warn!(%error, "cannot accept connections; members' data goes on");
     }
 }
 

@@ -1,9 +1,11 @@
 //! `make soak`: the simulation over many seeds, or one of them again; or, by the real programs in a
-//! lab, kills of any of their processes for so many seconds, or storms of a guest.
+//! lab, kills of any of their processes for so many seconds or at one in so many of their steps, or
+//! storms of a guest.
 //!
 //! ```text
 //! overlay-soak [--seeds 200000] [--from 0] [--threads 2] [--seed N]
 //! overlay-soak --kills SECONDS | --machine-kills SECONDS [--seed N]
+//! overlay-soak --steps EVERY
 //! overlay-soak --storms SECONDS
 //! ```
 
@@ -13,7 +15,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use overlay_tests::kills::{Kind as Guest, kills};
+use overlay_tests::kills::{Kind as Guest, Report, kills, steps};
 use overlay_tests::sim::many::{Summary, many};
 use overlay_tests::sim::run::run;
 use overlay_tests::sim::world::Ring;
@@ -35,6 +37,8 @@ struct Args {
 #[derive(Clone, Copy)]
 enum InLab {
     Kills(Guest),
+    /// At one in so many steps.
+    Steps(usize),
     Storms,
 }
 
@@ -52,6 +56,7 @@ fn args() -> Result<Args> {
             "--seed" => args.seed = Some(number),
             "--kills" => args.in_lab = in_lab(InLab::Kills(Guest::Netns)),
             "--machine-kills" => args.in_lab = in_lab(InLab::Kills(Guest::Machine)),
+            "--steps" => args.in_lab = in_lab(InLab::Steps(number.max(1) as usize)),
             "--storms" => args.in_lab = in_lab(InLab::Storms),
             _ => bail!("{word} is not known; see the head of this program's source"),
         }
@@ -88,16 +93,17 @@ fn main() -> Result<ExitCode> {
     Ok(ExitCode::from(u8::from(total.failed.is_some())))
 }
 
+/// Tells what came of kills, and whether all was well.
+fn tell(report: &Report) -> bool {
+    println!("\n{}", report.describe());
+    report.seen.escaped() == 0 && report.seen.carried() > 0 && report.leftovers.is_empty()
+}
+
 /// Plays in a lab; tells whether all was well.
 fn in_lab(what: InLab, time: Duration, seed: u64) -> Result<bool> {
     match what {
-        InLab::Kills(guest) => {
-            let report = kills(guest, time, seed, |line| println!("{line}"))?;
-            println!("\n{}", report.describe());
-            Ok(report.seen.escaped() == 0
-                && report.seen.carried() > 0
-                && report.leftovers.is_empty())
-        }
+        InLab::Kills(guest) => Ok(tell(&kills(guest, time, seed, |line| println!("{line}"))?)),
+        InLab::Steps(every) => Ok(tell(&steps(every, |line| println!("{line}"))?)),
         InLab::Storms => {
             let scene = Scene::set()?;
             let calm = scene.calm(time)?;
