@@ -145,6 +145,42 @@ mod tests {
     }
 
     #[test]
+    fn what_is_started_confined_has_no_rights_and_no_way_to_them() {
+        if !nix::unistd::geteuid().is_root() {
+            return; // only root can give rights up
+        }
+        let mut command = std::process::Command::new("cat");
+        command.arg("/proc/self/status");
+        let confinement = Confinement {
+            user: (SERVICE_ID, SERVICE_ID),
+            group: None,
+            dir: None,
+            keep: Vec::new(),
+            file_size_max: u64::MAX,
+            data_max: None,
+            descriptors_max: None,
+        };
+        confine(&mut command, confinement);
+        let output = command.output().expect("cat runs");
+        let status = String::from_utf8(output.stdout).expect("text");
+        let fields: Vec<_> = status.lines().filter_map(|line| line.split_once(":\t")).collect();
+        let ids = vec![SERVICE_ID.to_string(); 4].join("\t");
+        let none = "0000000000000000";
+        for expected in [
+            ("NoNewPrivs", "1"),
+            ("Uid", ids.as_str()),
+            ("Gid", ids.as_str()),
+            ("CapInh", none),
+            ("CapPrm", none),
+            ("CapEff", none),
+            ("CapBnd", none),
+            ("CapAmb", none),
+        ] {
+            assert!(fields.contains(&expected), "{expected:?} is not in {status}");
+        }
+    }
+
+    #[test]
     fn no_two_data_planes_of_a_host_share_a_user() {
         assert_ne!(data_plane_user(7770), data_plane_user(7771));
         assert_ne!(data_plane_user(65535), service_user());

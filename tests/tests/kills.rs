@@ -1,5 +1,6 @@
-//! Any process of the programs killed or stopped at any moment: nothing escapes, nothing is left,
-//! and the same command brings everything back (G4, G26, K01); at each step of set-up and end (K02).
+//! Any process of the programs killed or stopped at any moment, and root's at each step of set-up
+//! and end: nothing escapes, nothing is left, and the same command brings everything back (G4, G26,
+//! K01, K02).
 
 use std::time::Duration;
 

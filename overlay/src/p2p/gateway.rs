@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use futures::{AsyncReadExt, StreamExt};
 use libp2p::swarm::{ConnectionId, SwarmEvent};
@@ -22,11 +22,13 @@ use overlay_proto::messages::{
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
+use vde_switch::time::Instant;
 
 use super::{
     BehaviourEvent, EVENTS_LEN, MEMBER_IDLE_TIMEOUT, MEMBER_MESSAGE_INTERVAL, MESSAGE_TIMEOUT,
     QUEUE_LEN, REQUEST_LEN_MAX, Side, Swarm, frame, multiaddr, node_id, socket_addr, swarm,
 };
+use crate::clock;
 
 /// How long a listener may take to say where it listens.
 const LISTEN_TIMEOUT: Duration = Duration::from_secs(2);
@@ -265,8 +267,9 @@ fn handle_swarm(
 
 /// Says at most once in [`COMPLAINT_INTERVAL`] that no connection can be accepted.
 fn complain(error: &io::Error, complained_at: &mut Option<Instant>) {
-    if complained_at.is_none_or(|at| at.elapsed() >= COMPLAINT_INTERVAL) {
-        *complained_at = Some(Instant::now());
+    let now = clock::now();
+    if complained_at.is_none_or(|at| now - at >= COMPLAINT_INTERVAL) {
+        *complained_at = Some(now);
         tracing::warn!(%error, "cannot accept connections; members' data goes on");
     }
 }

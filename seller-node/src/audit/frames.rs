@@ -26,6 +26,7 @@ use vde_switch::station::{Broadcast, Segment, Station};
 
 use super::Row;
 use super::sight::Sight;
+use crate::helper::seat::watch::explain;
 
 /// How long the data plane may take to say what it counted.
 const STATS_AFTER_MAX: Duration = Duration::from_secs(5);
@@ -117,7 +118,7 @@ impl Lease {
         let (ctl_uid, _) = service_user()?;
         let resolvers = guard::resolvers();
         let guard = Guard::join(GuardSpec { port, ctl_uid, lan: Vec::new(), resolvers })?;
-        let (mut wire, ends) = LeaseWire::open(&spec, GuestEnd::Tap)?;
+        let (mut wire, ends) = LeaseWire::open(&spec, GuestEnd::Tap).map_err(explain)?;
         let guest = ends.guest.context("a wire for a hypervisor has an end for it")?;
         let (ours, theirs) = ipc::pair()?;
         let fds = [theirs.as_fd(), udp.as_fd()];

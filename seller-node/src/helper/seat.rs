@@ -4,7 +4,7 @@ mod host_tap;
 mod netns;
 pub(crate) mod stream;
 mod vm;
-mod watch;
+pub(crate) mod watch;
 
 use std::io::Write;
 use std::os::fd::{BorrowedFd, OwnedFd};

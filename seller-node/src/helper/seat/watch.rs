@@ -79,7 +79,7 @@ impl Watched {
 }
 
 /// Says how the program ends over it.
-pub(super) fn explain(error: WireError) -> anyhow::Error {
+pub(crate) fn explain(error: WireError) -> anyhow::Error {
     match error {
         WireError::Changed(_)
         | WireError::Canary(_)

@@ -125,6 +125,25 @@ fn a_wire_that_cannot_be_looked_at_is_cut() {
 }
 
 #[test]
+fn rules_that_are_listed_but_hang_at_no_hook_are_noticed() {
+    if !is_root() {
+        return;
+    }
+    // What a kernel says that can list its hooks, and of chains that have lost their devices.
+    let says =
+        |hooks: &str| format!("case \"$*\" in *hooks*) echo '{hooks}';; *) exec nft \"$@\";; esac");
+    let script = Script::new("hooked", &says("-0000000500 chain netdev ovl guest"));
+    let (mut wire, _ends) =
+        LeaseWire::open_with(script.nft(), &spec(), GuestEnd::Tap).expect("a wire");
+    wire.up().unwrap();
+    wire.check().unwrap();
+    fs::write(&script.0, format!("#!/bin/sh\n{}\n", says(""))).unwrap();
+    let error = wire.check().expect_err("nothing stops a frame");
+    assert!(matches!(error, WireError::Changed(Difference::Hooks)), "{error}");
+    assert!(links(&wire).iter().all(|link| !link.is_up));
+}
+
+#[test]
 fn a_name_that_is_taken_in_the_guests_namespace_is_said() {
     if !is_root() {
         return;
