@@ -69,6 +69,19 @@ fn said(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
+fn keys(object: &Value) -> Vec<String> {
+    object.as_object().into_iter().flat_map(|object| object.keys().cloned()).collect()
+}
+
+/// The keys of an event's example in docs/events.md.
+fn documented(event: &str) -> Result<Vec<String>> {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/events.md");
+    let start = format!("{{\"event\":\"{event}\",");
+    let text = fs::read_to_string(path)?;
+    let line = text.lines().find(|line| line.starts_with(&start)).context("an example")?;
+    Ok(keys(&serde_json::from_str(line)?))
+}
+
 #[test]
 fn a_decent_host_passes_with_every_kind_of_attempt_held() -> Result<()> {
     let mut lab = Lab::new()?;
@@ -79,7 +92,9 @@ fn a_decent_host_passes_with_every_kind_of_attempt_held() -> Result<()> {
     let verdict = verdict.context("a verdict")?;
     ensure!(verdict["verdict"] == "held" && verdict["failed"] == 0, "{verdict}");
     ensure!(verdict["rows"] == rows.len() && rows.len() > 30, "{} rows, {verdict}", rows.len());
+    ensure!(keys(&verdict) == documented("verdict")?, "{verdict} is not as in docs/events.md");
     for row in &rows {
+        ensure!(keys(row) == documented("audit")?, "{row} is not as in docs/events.md");
         ensure!(row["held"] == true && row["tried"].as_u64() > Some(0), "{row}");
     }
     ensure!(host.interfaces()? == before, "left behind: {:?}", host.interfaces()?);
