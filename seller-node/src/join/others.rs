@@ -303,7 +303,7 @@ impl Lease {
         if let Err(error) = forget() {
             tracing::error!(%error, "the data plane is not told that a guest has ended");
         }
-        tokio::spawn(other.guest.link.leave());
+        self.say_goodbye(other.guest);
     }
 
     /// Lets their timers run.

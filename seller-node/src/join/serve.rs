@@ -29,6 +29,7 @@ use overlay_proto::identity::NodeKey;
 use overlay_proto::membership::SellerHost;
 use overlay_proto::ticket::Ticket;
 use serde_json::json;
+use tokio::task::JoinSet;
 use vde_switch::time::Instant;
 
 use super::guest::{Effects, Guest};
@@ -97,6 +98,8 @@ pub(super) struct Lease {
     guest_fault: Option<Fault>,
     /// When the user asked for the end, and the lease went on for others.
     interrupted_at: Option<Instant>,
+    /// What is still being said to the gateway for guests that have ended.
+    goodbyes: JoinSet<()>,
 }
 
 impl Lease {
@@ -123,6 +126,7 @@ impl Lease {
             named_at: started_at,
             guest_fault: None,
             interrupted_at: None,
+            goodbyes: JoinSet::new(),
         }
     }
 
@@ -133,7 +137,7 @@ impl Lease {
         signals: Signals,
     ) -> anyhow::Result<()> {
         let ended = self.serve(local, signals).await;
-        let Self { own, others, mut host, guest_fault, .. } = self;
+        let Self { own, others, mut host, guest_fault, mut goodbyes, .. } = self;
         // A helper that is gone has taken all with it.
         let _ = host.say(&Ask::EndMachine);
         if ended.as_ref().is_err_and(|error| error.is::<Evicted>()) {
@@ -141,8 +145,9 @@ impl Lease {
         }
         drop(others); // which have leases of their own from here on
         if let Some(own) = own.filter(|_| ended.is_ok()) {
-            own.link.leave().await;
+            goodbyes.spawn(own.link.leave());
         }
+        while goodbyes.join_next().await.is_some() {}
         host.machine_gone().await;
         guest_fault.map_or(ended, |fault| Err(fault.into()))
     }
@@ -230,9 +235,15 @@ impl Lease {
         // A machine has to end before its cable can go.
         let end = if self.host.has_machine() { Ask::EndMachine } else { Ask::Unplug };
         self.host.say(&end)?;
-        tokio::spawn(own.link.leave());
+        self.say_goodbye(own);
         self.report.goes_on(&names)?;
         Ok(false)
+    }
+
+    /// Lets the gateway know that a guest has ended; the lease does not end before it does.
+    pub(super) fn say_goodbye(&mut self, guest: Guest) {
+        while self.goodbyes.try_join_next().is_some() {}
+        self.goodbyes.spawn(guest.link.leave());
     }
 
     /// Tells what became of the guest's machine, and whether that was the lease's end.
