@@ -195,9 +195,7 @@ impl Home {
     /// # Errors
     /// As [`Gateway::up`].
     pub fn open(&self, order: &str) -> Result<Gateway> {
-        let [at, port] = self.advertised();
-        let words = ["--subnet", SUBNET, "--expose", &port, "--advertise", &at];
-        Gateway::up(&self.programs, &self.buyer, order, &words)
+        self.with_words(|words| Gateway::up(&self.programs, &self.buyer, order, words))
     }
 
     /// Starts the same by other programs, without waiting for anything.
@@ -205,14 +203,13 @@ impl Home {
     /// # Errors
     /// As [`Gateway::start`].
     pub fn start(&self, programs: &Programs, order: &str) -> Result<Process> {
-        let [at, port] = self.advertised();
-        let words = ["--subnet", SUBNET, "--expose", &port, "--advertise", &at];
-        Gateway::start(programs, &self.buyer, order, &words)
+        self.with_words(|words| Gateway::start(programs, &self.buyer, order, words))
     }
 
-    /// Where the order says that it is, and the port that it exposes.
-    fn advertised(&self) -> [String; 2] {
-        [format!("{}:7770", self.buyer_cable.host.ipv4), OPEN_PORT.to_string()]
+    fn with_words<T>(&self, run: impl FnOnce(&[&str]) -> T) -> T {
+        let at = format!("{}:7770", self.buyer_cable.host.ipv4);
+        let port = OPEN_PORT.to_string();
+        run(&["--subnet", SUBNET, "--expose", &port, "--advertise", &at])
     }
 
     /// Returns every host but the guests.

@@ -8,6 +8,7 @@ use std::process::Output;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use overlay::host::guard::PASSED;
 use overlay_tests::cast::{Guest, Programs, wrapped};
 use overlay_tests::lab::{Host, Lab};
 use overlay_tests::stage::Stage;
@@ -35,11 +36,11 @@ fn on_new_host(program: &Path, host: &Host, broken: Broken) -> Result<PathBuf> {
     fs::create_dir_all(&bin)?;
     // A script's words, and how it is changed when it has them.
     let (words, change) = match broken {
-        Broken::None => ("table", "s/drop/drop/"),
+        Broken::None => ("table", String::new()),
         Broken::Guard => {
-            ("table inet ovl_guard", "s/counter drop$/meta mark set 0x006f766d accept/")
+            ("table inet ovl_guard", format!("s/counter drop$/meta mark set {PASSED} accept/"))
         }
-        Broken::Wire => ("type filter hook ingress", "s/ drop$/ fwd to \"data\"/"),
+        Broken::Wire => ("type filter hook ingress", "s/ drop$/ fwd to \"data\"/".to_owned()),
     };
     let nft = format!(
         "#!/bin/sh\nPATH=/usr/sbin:/usr/bin:/sbin:/bin\ncase \"$*\" in *'-f -'*) ;; \

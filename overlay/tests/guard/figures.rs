@@ -117,7 +117,7 @@ fn how_long_opening_an_address_takes() {
 }
 
 #[test]
-#[ignore = "takes five minutes"]
+#[ignore = "takes five minutes: make soak runs it"]
 fn in_a_whole_window_no_budget_is_exceeded() {
     let lab = Lab::new();
     let guard = lab.host.run(|| Guard::join(spec(PORT))).expect("it stands");

@@ -97,8 +97,13 @@ impl Scene {
             let _ = process.signal(Signal::SIGTERM);
         }
         let status = process.wait_end(END_MAX)?;
-        // What has changed its name since is the same.
-        let members: Vec<_> = members.into_values().filter_map(|one| Member::of(one.pid)).collect();
+        // What has changed its name since is the same; what has but its number is not.
+        let members: Vec<_> = members
+            .into_values()
+            .filter_map(|one: Member| {
+                Member::of(one.pid).filter(|now| now.started_at == one.started_at)
+            })
+            .collect();
         self.inspect(side, &members, &inodes)?;
         if side == Side::Seller {
             self.report.leftovers.extend(open_for_ever(&self.home.seller)?);
